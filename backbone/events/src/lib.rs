@@ -1,0 +1,25 @@
+//! What happened: the facts and the work that travel between the stages, as plain data.
+//!
+//! - [`event`]: the events themselves, one struct each, and [`Event`], the enum over them.
+//! - [`settings`]: how a recording is to be transcribed, resolved once at admission.
+//! - [`id`]: identities. Each is derived from its cause, so a repeated step gives the same id.
+//! - [`envelope`]: what every event carries besides its payload.
+//! - [`codec`]: bytes to envelope and back, for every version ever released.
+//!
+//! Nothing here does IO, knows a stream, a table or a model. docs/events.md is the public description.
+
+pub mod codec;
+pub mod envelope;
+pub mod event;
+pub mod id;
+pub mod settings;
+
+pub use codec::{CodecError, Decoded, MAX_EVENT_BYTES, decode, encode};
+pub use envelope::Envelope;
+pub use event::{
+    Audio, Cause, Event, GenerationActivated, GenerationCancelled, RecordingAdmitted, RecordingDecoded,
+    RecordingDeleted, RecordingFailed, RecordingRejected, SegmentCut, SegmentFailed, SegmentTranscribed,
+    Span, TranscriptionRequested, Word,
+};
+pub use id::{Claim, DropIdentity, EventId, IdError, RecordingId, SegmentId, Shard, Tenant};
+pub use settings::{Activation, Channels, Lane, ModelRef, Settings, Task};
