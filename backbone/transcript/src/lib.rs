@@ -1,0 +1,30 @@
+//! The fold of a recording's events into its transcript, and the forms a transcript is read in. Pure: values in,
+//! values out.
+//!
+//! - [`recording`]: [`Recording`], the fold: what is known of a recording, in whatever order the events came.
+//! - [`generation`]: what is known of one transcription, and what follows from it: status, progress, reason.
+//! - [`segment`]: one segment's outcome, and which of two outcomes counts.
+//! - [`transcript`]: [`Transcript`], the segments in order: what readers get.
+//! - [`format`](mod@format): the renderings: text, srt, vtt and our own json; [`openai`]: the two OpenAI shapes.
+//! - [`language`]: names of languages, and which of them are written without spaces.
+//!
+//! `views` folds the same events into tables; its tests compare the tables with this fold.
+
+pub mod fact;
+pub mod format;
+pub mod generation;
+pub mod language;
+pub mod openai;
+pub mod recording;
+pub mod segment;
+pub mod transcript;
+
+pub use fact::Known;
+pub use format::{Format, render};
+pub use generation::{GenerationFacts, Requested, State, Status, Tally};
+pub use recording::{Recording, RecordingFacts};
+pub use segment::{Outcome, Segment};
+pub use transcript::Transcript;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! One segment's outcome.
+
+use events::{Cause, Envelope, Event, EventId, Span};
+use jiff::Timestamp;
+
+/// A segment that ended: with its text, or with the reason why there is none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Segment {
+    /// Channel, 0 for a mix.
+    pub channel: u16,
+    /// Position within the channel.
+    pub index: u32,
+    /// Start within the recording, milliseconds.
+    pub start_ms: u64,
+    /// End within the recording, milliseconds.
+    pub end_ms: u64,
+    /// The round of the event that counts.
+    pub round: u32,
+    /// The event that counts.
+    pub event_id: EventId,
+    /// When it happened.
+    pub occurred_at: Timestamp,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// How a segment ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// With text, empty where nobody spoke.
+    Transcribed {
+        /// ISO 639-1 code of the language it was decoded in.
+        language: String,
+        /// The whole text.
+        text: String,
+        /// The text in the pieces the model marked with times.
+        spans: Vec<Span>,
+        /// The weights that made it.
+        model: String,
+        /// Milliseconds of model time.
+        infer_ms: u64,
+    },
+    /// Without text.
+    Failed {
+        /// Why.
+        cause: Cause,
+        /// How often it was tried.
+        attempts: u32,
+    },
+}
+
+impl Segment {
+    /// Returns the outcome that `envelope` tells of; `None` for events that are not about a segment's end.
+    pub fn of(envelope: &Envelope) -> Option<Segment> {
+        let (channel, index, start_ms, end_ms, outcome) = match &envelope.event {
+            Event::SegmentTranscribed(done) => {
+                let outcome = Outcome::Transcribed {
+                    language: done.language.clone(),
+                    text: done.text.clone(),
+                    spans: done.spans.clone(),
+                    model: done.model.clone(),
+                    infer_ms: done.infer_ms,
+                };
+                (done.channel, done.index, done.start_ms, done.end_ms, outcome)
+            }
+            Event::SegmentFailed(failed) => {
+                let outcome = Outcome::Failed { cause: failed.cause.clone(), attempts: failed.attempts };
+                (failed.channel, failed.index, failed.start_ms, failed.end_ms, outcome)
+            }
+            _ => return None,
+        };
+        let Envelope { round, event_id, occurred_at, .. } = *envelope;
+        Some(Segment { channel, index, start_ms, end_ms, round, event_id, occurred_at, outcome })
+    }
+
+    /// Says whether this outcome counts more than `other`, an outcome of the same segment: higher round, then
+    /// success over failure, then event id.
+    pub fn beats(&self, other: &Segment) -> bool {
+        let weight = |s: &Segment| (s.round, s.is_transcribed(), s.event_id);
+        weight(self) > weight(other)
+    }
+
+    /// Says whether it ended with text.
+    pub fn is_transcribed(&self) -> bool {
+        matches!(self.outcome, Outcome::Transcribed { .. })
+    }
+
+    /// Length in milliseconds.
+    pub fn len_ms(&self) -> u64 {
+        self.end_ms.saturating_sub(self.start_ms)
+    }
+
+    /// The text; empty for a failed segment.
+    pub fn text(&self) -> &str {
+        match &self.outcome {
+            Outcome::Transcribed { text, .. } => text,
+            Outcome::Failed { .. } => "",
+        }
+    }
+
+    /// The language; `None` for a failed segment.
+    pub fn language(&self) -> Option<&str> {
+        match &self.outcome {
+            Outcome::Transcribed { language, .. } => Some(language),
+            Outcome::Failed { .. } => None,
+        }
+    }
+
+    /// The pieces with times; none for a failed segment.
+    pub fn spans(&self) -> &[Span] {
+        match &self.outcome {
+            Outcome::Transcribed { spans, .. } => spans,
+            Outcome::Failed { .. } => &[],
+        }
+    }
+}
