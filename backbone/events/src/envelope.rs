@@ -49,3 +49,8 @@ impl Envelope {
         }
     }
 }
+
+/// Returns the time now to the microsecond, the precision that SQL keeps.
+pub fn now() -> Timestamp {
+    Timestamp::from_microsecond(Timestamp::now().as_microsecond()).expect("a timestamp of now is in range")
+}

@@ -1,0 +1,162 @@
+//! The name of every key. All keys of a shard share the hash tag `{NN}`, so one script may touch them together.
+
+use events::{Claim, Lane, RecordingId, SegmentId, Shard};
+
+/// The queue that anyone may write drops to.
+pub const INGEST: &str = "vf:ingest";
+/// The queue of drops that somebody waits for; the same slot as [`INGEST`].
+pub const INGEST_RT: &str = "{vf:ingest}:rt";
+/// The number of shards of the deployment, fixed by the first program that starts.
+pub const SHARDS: &str = "vf:shards";
+/// Hash of model name to what a worker announced about it.
+pub const MODELS: &str = "vf:models";
+
+/// A kind of queue between two stages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Queue {
+    /// Drops, waiting for ingest.
+    Ingest,
+    /// Recordings, waiting for decode.
+    Decode,
+    /// Segments, waiting for infer.
+    Segments,
+}
+
+impl Queue {
+    /// Returns the word that stands for the queue in keys, metrics and the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Queue::Ingest => "ingest",
+            Queue::Decode => "decode",
+            Queue::Segments => "segments",
+        }
+    }
+}
+
+/// One stream that a consumer group reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The drops of a lane; outside all shards. The batch lane is [`INGEST`], `replay` is not used.
+    Ingest(Lane),
+    /// Work of a shard and lane.
+    Queue(Shard, Queue, Lane),
+    /// The facts of a shard.
+    Log(Shard),
+}
+
+impl Source {
+    /// Returns the key of the stream.
+    pub fn key(self) -> String {
+        match self {
+            Source::Ingest(Lane::Rt) => INGEST_RT.to_owned(),
+            Source::Ingest(_) => INGEST.to_owned(),
+            Source::Queue(shard, queue, lane) => format!("vf:{{{shard}}}:{}:{lane}", queue.as_str()),
+            Source::Log(shard) => format!("vf:{{{shard}}}:log"),
+        }
+    }
+
+    /// Returns the hash of exact counters (`ms`, `bytes`) beside a queue.
+    pub fn counter(self) -> String {
+        match self {
+            Source::Ingest(lane) => format!("{{vf:ingest}}:count:{lane}"),
+            Source::Queue(shard, queue, lane) => format!("vf:{{{shard}}}:count:{}:{lane}", queue.as_str()),
+            Source::Log(shard) => format!("vf:{{{shard}}}:count:log"),
+        }
+    }
+
+    /// Returns the hash of attempts and due times of `group`, in the stream's slot.
+    pub fn attempts(self, group: &str) -> String {
+        format!("{}attempts:{group}", self.prefix())
+    }
+
+    /// Returns the stream of dead letters, in the stream's slot.
+    pub fn dead(self) -> String {
+        format!("{}dead", self.prefix())
+    }
+
+    /// Returns the shard, or `None` for drops.
+    pub fn shard(self) -> Option<Shard> {
+        match self {
+            Source::Ingest(_) => None,
+            Source::Queue(shard, ..) | Source::Log(shard) => Some(shard),
+        }
+    }
+
+    /// Returns the lane; facts have none and count as batch.
+    pub fn lane(self) -> Lane {
+        match self {
+            Source::Ingest(lane) | Source::Queue(_, _, lane) => lane,
+            Source::Log(_) => Lane::Batch,
+        }
+    }
+
+    /// Tells whether an entry is deleted once it is done. Facts stay until they are archived and trimmed.
+    pub fn deletes_done(self) -> bool {
+        !matches!(self, Source::Log(_))
+    }
+
+    fn prefix(self) -> String {
+        match self.shard() {
+            Some(shard) => format!("vf:{{{shard}}}:"),
+            None => "{vf:ingest}:".to_owned(),
+        }
+    }
+}
+
+/// The counter that gives each fact of a shard its `seq`.
+pub fn seq(shard: Shard) -> String {
+    format!("vf:{{{shard}}}:seq")
+}
+
+/// Where the fact lives that a recording was admitted.
+pub fn admitted(shard: Shard, recording: RecordingId) -> String {
+    format!("vf:{{{shard}}}:admitted:{recording}")
+}
+
+/// Where a de-duplication claim is held; its value names the recording that won it.
+pub fn claim(shard: Shard, claim: &Claim) -> String {
+    format!("vf:{{{shard}}}:claim:{}", claim.to_hex())
+}
+
+/// The mark that makes commit scripts drop the output of a deleted recording.
+pub fn deleted(shard: Shard, recording: RecordingId) -> String {
+    format!("vf:{{{shard}}}:deleted:{recording}")
+}
+
+/// How far decode got in a recording and generation.
+pub fn cursor(shard: Shard, recording: RecordingId, generation: u32) -> String {
+    format!("vf:{{{shard}}}:cursor:{recording}:{generation}")
+}
+
+/// The speech of a segment: 16 kHz mono PCM, i16 little endian.
+pub fn speech(shard: Shard, segment: &SegmentId) -> String {
+    format!("vf:{{{shard}}}:pcm:{segment}")
+}
+
+/// The language found in a recording's first speech, kept until the recording ends.
+pub fn language(shard: Shard, recording: RecordingId, generation: u32) -> String {
+    format!("vf:{{{shard}}}:language:{recording}:{generation}")
+}
+
+/// What became of a drop, readable for a week.
+pub fn drop_outcome(drop_id: &str) -> String {
+    format!("vf:drop:{drop_id}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_those_of_the_contract() {
+        let shard = Shard(7);
+        assert_eq!(Source::Ingest(Lane::Batch).key(), "vf:ingest");
+        assert_eq!(Source::Ingest(Lane::Rt).key(), "{vf:ingest}:rt");
+        assert_eq!(Source::Queue(shard, Queue::Decode, Lane::Rt).key(), "vf:{07}:decode:rt");
+        assert_eq!(Source::Queue(shard, Queue::Segments, Lane::Replay).key(), "vf:{07}:segments:replay");
+        assert_eq!(Source::Log(shard).key(), "vf:{07}:log");
+        assert_eq!(Source::Log(shard).dead(), "vf:{07}:dead");
+        assert_eq!(Source::Ingest(Lane::Rt).dead(), "{vf:ingest}:dead");
+        assert_eq!(Source::Log(shard).attempts("project"), "vf:{07}:attempts:project");
+    }
+}

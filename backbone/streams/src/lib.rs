@@ -1,0 +1,27 @@
+//! The only room that speaks Redis: the log, the queues, and the loop that all stages share.
+//!
+//! - [`keys`]: the name of every key.
+//! - [`log`]: the [`Log`] trait: what can be read and committed, in the words of the design.
+//! - [`redis`] and [`memory`]: the two logs. One contract (`tests/contract.rs`) runs on both.
+//! - [`stage`]: [`Stage`] and [`stage::run`], written once: reading in lanes, leases, heartbeats, commits,
+//!   retries, dead letters, pressure, shutdown.
+//! - [`lanes`]: which lane a busy worker looks into first (pure).
+//! - [`pressure`]: when a stage must pause (pure).
+//!
+//! `scripts/` holds one Lua file per atomic step; each says what it guarantees.
+
+pub mod keys;
+pub mod lanes;
+pub mod log;
+pub mod memory;
+pub mod metrics;
+pub mod pressure;
+pub mod redis;
+pub mod stage;
+
+pub use keys::{Queue, Source};
+pub use log::{
+    Admission, Admit, Backlog, Claimed, Commit, DeadLetter, DropOutcome, Emit, Emitted, Entry, Error, Health,
+    Log, Message, ModelNote, Outcome, Reader, SharedLog,
+};
+pub use stage::{Delivery, Ended, Options, Outputs, Stage};

@@ -1,0 +1,573 @@
+//! The log in this process's memory: for `voiceforge transcribe`, and for tests of everything above the streams.
+//!
+//! It does what the scripts do, in Rust, under one lock. Nothing survives the process.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use events::{Lane, RecordingId, SegmentId, Shard};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::keys::{self, Source};
+use crate::log::*;
+
+/// A log in memory. Clones share it.
+#[derive(Clone)]
+pub struct MemoryLog {
+    shards: u16,
+    state: Arc<Mutex<State>>,
+    appended: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct State {
+    streams: HashMap<String, Stream>,
+    strings: HashMap<String, Bytes>,
+    counters: HashMap<String, (u64, u64)>,
+    attempts: HashMap<String, HashMap<String, (u32, Instant)>>,
+    models: BTreeMap<String, ModelNote>,
+    /// While set, what adds is refused as Redis refuses it at `maxmemory`.
+    full: bool,
+}
+
+#[derive(Default)]
+struct Stream {
+    last: u64,
+    entries: BTreeMap<u64, Vec<(String, Bytes)>>,
+    groups: HashMap<String, Group>,
+}
+
+#[derive(Default)]
+struct Group {
+    delivered: u64,
+    pending: BTreeMap<u64, Pending>,
+}
+
+struct Pending {
+    owner: String,
+    /// When the lease was last renewed; `None` looks silent for ever.
+    renewed: Option<Instant>,
+    deliveries: u64,
+}
+
+impl MemoryLog {
+    /// Makes an empty log of `shards` shards.
+    pub fn new(shards: u16) -> MemoryLog {
+        MemoryLog { shards, state: Arc::default(), appended: Arc::default() }
+    }
+
+    /// Makes the log refuse what adds to it, as Redis does at its memory limit.
+    pub fn set_full(&self, full: bool) {
+        self.lock().full = full;
+    }
+
+    /// Returns the facts of a shard in order, as JSON.
+    pub fn facts(&self, shard: Shard) -> Vec<Entry> {
+        let source = Source::Log(shard);
+        let state = self.lock();
+        let Some(stream) = state.streams.get(&source.key()) else { return Vec::new() };
+        stream.entries.iter().map(|(id, fields)| entry(source, *id, fields.clone(), 1, 0)).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every operation either panics before it writes or leaves the state whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_new(
+        &self,
+        group: &str,
+        consumer: &str,
+        source: Source,
+        count: usize,
+    ) -> Result<Vec<Entry>, Error> {
+        let mut state = self.lock();
+        let stream = state.stream_with_group(group, source, "take stream entries")?;
+        let Stream { entries, groups, .. } = stream;
+        let group = groups.get_mut(group).expect("stream_with_group() found it");
+        let mut taken = Vec::new();
+        for (&id, fields) in entries.range(group.delivered + 1..).take(count) {
+            group.delivered = id;
+            let pending =
+                Pending { owner: consumer.to_owned(), renewed: Some(Instant::now()), deliveries: 1 };
+            group.pending.insert(id, pending);
+            taken.push(entry(source, id, fields.clone(), 1, 0));
+        }
+        Ok(taken)
+    }
+}
+
+impl State {
+    fn stream_with_group(
+        &mut self,
+        group: &str,
+        source: Source,
+        action: &'static str,
+    ) -> Result<&mut Stream, Error> {
+        match self.streams.get_mut(&source.key()) {
+            Some(stream) if stream.groups.contains_key(group) => Ok(stream),
+            _ => Err(Error::NoGroup { action }),
+        }
+    }
+
+    fn append(&mut self, key: &str, fields: Vec<(String, Bytes)>) -> u64 {
+        let stream = self.streams.entry(key.to_owned()).or_default();
+        stream.last += 1;
+        stream.entries.insert(stream.last, fields);
+        stream.last
+    }
+
+    fn append_fact(&mut self, shard: Shard, fact: &Message) {
+        let seq = self.counters.entry(keys::seq(shard)).or_default();
+        seq.0 += 1;
+        let seq = seq.0.to_string();
+        let fields = vec![
+            ("seq".to_owned(), seq.into()),
+            ("event_id".to_owned(), fact.event_id.clone().into()),
+            ("event".to_owned(), fact.json.clone().into()),
+        ];
+        self.append(&Source::Log(shard).key(), fields);
+    }
+
+    fn append_work(&mut self, queue: Source, message: &Message) {
+        let Message { event_id, json, ms, bytes } = message;
+        let fields = vec![
+            ("event_id".to_owned(), event_id.clone().into()),
+            ("event".to_owned(), json.clone().into()),
+            ("ms".to_owned(), ms.to_string().into()),
+            ("bytes".to_owned(), bytes.to_string().into()),
+        ];
+        self.append(&queue.key(), fields);
+        let counter = self.counters.entry(queue.counter()).or_default();
+        counter.0 += ms;
+        counter.1 += bytes;
+    }
+
+    /// Finds a pending entry of that identity, or says why there is none.
+    fn pending(&mut self, group: &str, source: Source, id: u64, identity: &str) -> Result<Entry, Outcome> {
+        let Some(stream) = self.streams.get_mut(&source.key()) else { return Err(Outcome::Lost) };
+        let Some(group) = stream.groups.get_mut(group) else { return Err(Outcome::Lost) };
+        if !group.pending.contains_key(&id) {
+            return Err(Outcome::Lost);
+        }
+        let Some(fields) = stream.entries.get(&id) else { return Err(Outcome::Gone) };
+        let entry = entry(source, id, fields.clone(), 1, 0);
+        if entry.identity() == identity { Ok(entry) } else { Err(Outcome::Mismatch) }
+    }
+
+    fn acknowledge(&mut self, group: &str, source: Source, id: u64) {
+        let stream = self.streams.get_mut(&source.key());
+        if let Some(group) = stream.and_then(|stream| stream.groups.get_mut(group)) {
+            group.pending.remove(&id);
+        }
+    }
+}
+
+fn entry(source: Source, id: u64, fields: Vec<(String, Bytes)>, deliveries: u64, attempts: u32) -> Entry {
+    Entry { source, id: format!("{id}-0"), fields, deliveries, attempts }
+}
+
+fn number(id: &str) -> u64 {
+    id.split('-').next().and_then(|ms| ms.parse().ok()).unwrap_or(0)
+}
+
+struct MemoryReader {
+    log: MemoryLog,
+    group: String,
+    consumer: String,
+}
+
+#[async_trait]
+impl Reader for MemoryReader {
+    async fn read(&mut self, sources: &[Source], count: usize, block: Duration) -> Result<Vec<Entry>, Error> {
+        let until = Instant::now() + block;
+        loop {
+            let appended = self.log.appended.notified();
+            tokio::pin!(appended);
+            // Registered before the look, so that an append between look and wait still wakes us.
+            appended.as_mut().enable();
+            let mut entries = Vec::new();
+            for &source in sources {
+                entries.extend(self.log.take_new(&self.group, &self.consumer, source, count)?);
+            }
+            if !entries.is_empty() || tokio::time::timeout_at(until, appended).await.is_err() {
+                return Ok(entries);
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Log for MemoryLog {
+    fn shards(&self) -> u16 {
+        self.shards
+    }
+
+    async fn fork(&self) -> Result<SharedLog, Error> {
+        Ok(Arc::new(self.clone()))
+    }
+
+    async fn ensure_groups(&self, group: &str, sources: &[Source]) -> Result<(), Error> {
+        let mut state = self.lock();
+        for source in sources {
+            let stream = state.streams.entry(source.key()).or_default();
+            stream.groups.entry(group.to_owned()).or_default();
+        }
+        Ok(())
+    }
+
+    async fn reader(&self, group: &str, consumer: &str) -> Result<Box<dyn Reader>, Error> {
+        let (group, consumer) = (group.to_owned(), consumer.to_owned());
+        Ok(Box::new(MemoryReader { log: self.clone(), group, consumer }))
+    }
+
+    async fn take(
+        &self,
+        group: &str,
+        consumer: &str,
+        source: Source,
+        count: usize,
+    ) -> Result<Vec<Entry>, Error> {
+        self.take_new(group, consumer, source, count)
+    }
+
+    async fn own_pending(&self, group: &str, consumer: &str, source: Source) -> Result<Vec<Entry>, Error> {
+        let mut state = self.lock();
+        let stream = state.stream_with_group(group, source, "read own history")?;
+        let Stream { entries, groups, .. } = stream;
+        let group = groups.get_mut(group).expect("stream_with_group() found it");
+        let mine = group.pending.iter_mut().filter(|(_, pending)| pending.owner == consumer);
+        Ok(mine
+            .map(|(&id, pending)| {
+                pending.deliveries += 1;
+                pending.renewed = Some(Instant::now());
+                entry(source, id, entries.get(&id).cloned().unwrap_or_default(), 1, 0)
+            })
+            .collect())
+    }
+
+    async fn claim(
+        &self,
+        group: &str,
+        consumer: &str,
+        source: Source,
+        lease: Duration,
+        count: usize,
+    ) -> Result<Claimed, Error> {
+        let mut state = self.lock();
+        let attempts = state.attempts.get(&source.attempts(group)).cloned().unwrap_or_default();
+        let stream = state.stream_with_group(group, source, "claim stream entries")?;
+        let Stream { entries, groups, .. } = stream;
+        let group = groups.get_mut(group).expect("stream_with_group() found it");
+        let now = Instant::now();
+        let mut claimed = Claimed::default();
+        let mut gone = Vec::new();
+        for (&id, pending) in &mut group.pending {
+            let silent = pending.renewed.is_none_or(|renewed| now - renewed >= lease);
+            let retry = pending.owner == "retry";
+            if claimed.entries.len() >= count || !(retry || (pending.owner != consumer && silent)) {
+                continue;
+            }
+            let Some(fields) = entries.get(&id) else {
+                gone.push(id);
+                continue;
+            };
+            let mut taken = entry(source, id, fields.clone(), pending.deliveries + 1, 0);
+            let kept = attempts.get(taken.attempts_field());
+            if retry && kept.is_some_and(|(_, due)| *due > now) {
+                continue;
+            }
+            taken.attempts = kept.map_or(0, |(attempts, _)| *attempts);
+            consumer.clone_into(&mut pending.owner);
+            pending.renewed = Some(now);
+            pending.deliveries += 1;
+            claimed.entries.push(taken);
+        }
+        for id in gone {
+            group.pending.remove(&id);
+            claimed.lost.push(format!("{id}-0"));
+        }
+        Ok(claimed)
+    }
+
+    async fn heartbeat(
+        &self,
+        group: &str,
+        consumer: &str,
+        source: Source,
+        ids: &[String],
+    ) -> Result<Vec<bool>, Error> {
+        let mut state = self.lock();
+        let stream = state.stream_with_group(group, source, "renew leases")?;
+        let group = stream.groups.get_mut(group).expect("stream_with_group() found it");
+        let renew = |id: &String| match group.pending.get_mut(&number(id)) {
+            Some(pending) if pending.owner == consumer => {
+                pending.renewed = Some(Instant::now());
+                true
+            }
+            _ => false,
+        };
+        Ok(ids.iter().map(renew).collect())
+    }
+
+    async fn hand_back(
+        &self,
+        group: &str,
+        consumer: &str,
+        source: Source,
+        ids: &[String],
+    ) -> Result<(), Error> {
+        let mut state = self.lock();
+        let stream = state.stream_with_group(group, source, "hand work back")?;
+        let group = stream.groups.get_mut(group).expect("stream_with_group() found it");
+        for id in ids {
+            if let Some(pending) = group.pending.get_mut(&number(id)).filter(|p| p.owner == consumer) {
+                "handoff".clone_into(&mut pending.owner);
+                pending.renewed = None;
+                pending.deliveries = pending.deliveries.saturating_sub(1);
+            }
+        }
+        Ok(())
+    }
+
+    async fn retry(&self, group: &str, entry: &Entry, attempts: u32, delay: Duration) -> Result<(), Error> {
+        let mut state = self.lock();
+        let stream = state.stream_with_group(group, entry.source, "put an entry off")?;
+        let pending = stream
+            .groups
+            .get_mut(group)
+            .expect("stream_with_group() found it")
+            .pending
+            .get_mut(&number(&entry.id));
+        let Some(pending) = pending else { return Ok(()) };
+        "retry".clone_into(&mut pending.owner);
+        pending.renewed = Some(Instant::now());
+        let kept = state.attempts.entry(entry.source.attempts(group)).or_default();
+        kept.insert(entry.attempts_field().to_owned(), (attempts, Instant::now() + delay));
+        Ok(())
+    }
+
+    async fn leave(&self, _group: &str, _consumer: &str, _sources: &[Source]) -> Result<(), Error> {
+        // A consumer that holds nothing leaves no trace here.
+        Ok(())
+    }
+
+    async fn commit(&self, commit: &Commit) -> Result<Outcome, Error> {
+        let mut state = self.lock();
+        let id = number(&commit.id);
+        state.stream_with_group(&commit.group, commit.source, "commit")?;
+        let input = match state.pending(&commit.group, commit.source, id, &commit.identity) {
+            Ok(input) => input,
+            Err(Outcome::Gone) => {
+                state.acknowledge(&commit.group, commit.source, id);
+                return Ok(Outcome::Gone);
+            }
+            Err(outcome) => return Ok(outcome),
+        };
+        let shard = commit.source.shard().unwrap_or(Shard(0));
+        let deleted = commit.recording.is_some_and(|r| state.strings.contains_key(&keys::deleted(shard, r)));
+        if !deleted {
+            commit.facts.iter().for_each(|fact| state.append_fact(shard, fact));
+            commit.outputs.iter().for_each(|(queue, message)| state.append_work(*queue, message));
+            if let Some(letter) = &commit.dead {
+                let letter = [
+                    ("dead_stage", letter.stage.clone()),
+                    ("dead_code", letter.cause.code.clone()),
+                    ("dead_message", letter.cause.message.clone()),
+                    ("dead_attempts", letter.attempts.to_string()),
+                    ("dead_worker", letter.worker.clone()),
+                ];
+                let letter = letter.into_iter().map(|(name, value)| (name.to_owned(), Bytes::from(value)));
+                let fields = letter.chain(input.fields.iter().cloned()).collect();
+                state.append(&commit.source.dead(), fields);
+            }
+        }
+        state.acknowledge(&commit.group, commit.source, id);
+        if let Some(kept) = state.attempts.get_mut(&commit.source.attempts(&commit.group)) {
+            kept.remove(input.attempts_field());
+        }
+        if commit.source.deletes_done() {
+            let stream = state.streams.get_mut(&commit.source.key());
+            stream.and_then(|stream| stream.entries.remove(&id));
+            let weight = |name| input.text(name).and_then(|v| v.parse::<u64>().ok()).unwrap_or(0);
+            let (ms, bytes) = (weight("ms"), weight("bytes"));
+            let counter = state.counters.entry(commit.source.counter()).or_default();
+            *counter = (counter.0.saturating_sub(ms), counter.1.saturating_sub(bytes));
+        }
+        commit.delete.iter().for_each(|key| drop(state.strings.remove(key)));
+        drop(state);
+        self.appended.notify_waiters();
+        Ok(if deleted { Outcome::Deleted } else { Outcome::Done })
+    }
+
+    async fn acknowledge(&self, group: &str, source: Source, ids: &[String]) -> Result<(), Error> {
+        let mut state = self.lock();
+        ids.iter().for_each(|id| state.acknowledge(group, source, number(id)));
+        Ok(())
+    }
+
+    async fn emit(&self, emit: &Emit) -> Result<Emitted, Error> {
+        let mut state = self.lock();
+        if state.full {
+            return Err(Error::Full { action: "emit a part" });
+        }
+        state.stream_with_group(&emit.group, emit.source, "emit a part")?;
+        if let Err(outcome) = state.pending(&emit.group, emit.source, number(&emit.id), &emit.identity) {
+            return Ok(Emitted::Ended(outcome));
+        }
+        let shard = emit.source.shard().unwrap_or(Shard(0));
+        if state.strings.contains_key(&keys::deleted(shard, emit.recording)) {
+            return Ok(Emitted::Ended(Outcome::Deleted));
+        }
+        let cursor = state.strings.get(&emit.cursor).cloned().unwrap_or_default();
+        if cursor == emit.next.as_bytes() {
+            return Ok(Emitted::Repeated);
+        }
+        if cursor != emit.expected.as_bytes() {
+            return Ok(Emitted::Stale);
+        }
+        state.strings.insert(emit.cursor.clone(), Bytes::from(emit.next.clone()));
+        state.strings.insert(emit.speech_key.clone(), emit.speech.clone());
+        state.append_work(emit.queue, &emit.message);
+        drop(state);
+        self.appended.notify_waiters();
+        Ok(Emitted::Done)
+    }
+
+    async fn cursor(&self, key: &str) -> Result<String, Error> {
+        let cursor = self.lock().strings.get(key).cloned().unwrap_or_default();
+        Ok(String::from_utf8_lossy(&cursor).into_owned())
+    }
+
+    async fn admit(&self, admit: &Admit) -> Result<Admission, Error> {
+        let mut state = self.lock();
+        if state.full {
+            return Err(Error::Full { action: "admit a recording" });
+        }
+        let mark = keys::admitted(admit.shard, admit.recording);
+        if state.strings.contains_key(&mark) {
+            return Ok(Admission::Repeated);
+        }
+        if let Some(claim) = &admit.claim {
+            let key = keys::claim(admit.shard, claim);
+            let holder = state.strings.get(&key).map(|held| String::from_utf8_lossy(held).into_owned());
+            if let Some((recording, fingerprint)) = holder.as_deref().and_then(|held| held.split_once('|'))
+                && let Ok(recording) = recording.parse()
+                && recording != admit.recording
+            {
+                return Ok(Admission::Duplicate { recording, fingerprint: fingerprint.to_owned() });
+            }
+            state.strings.insert(key, format!("{}|{}", admit.recording, admit.fingerprint).into());
+        }
+        state.strings.insert(mark, Bytes::from_static(b"1"));
+        admit.facts.iter().for_each(|fact| state.append_fact(admit.shard, fact));
+        if let Some((queue, message)) = &admit.work {
+            state.append_work(*queue, message);
+        }
+        drop(state);
+        self.appended.notify_waiters();
+        Ok(Admission::Admitted)
+    }
+
+    async fn submit(&self, lane: Lane, fields: &[(String, Bytes)]) -> Result<String, Error> {
+        let mut state = self.lock();
+        if state.full {
+            return Err(Error::Full { action: "hand in a drop" });
+        }
+        let id = state.append(&Source::Ingest(lane).key(), fields.to_vec());
+        drop(state);
+        self.appended.notify_waiters();
+        Ok(format!("{id}-0"))
+    }
+
+    async fn set_drop_outcome(&self, drop_id: &str, outcome: &DropOutcome) -> Result<(), Error> {
+        let json = serde_json::to_vec(outcome).expect("an outcome is plain data");
+        self.lock().strings.insert(keys::drop_outcome(drop_id), json.into());
+        Ok(())
+    }
+
+    async fn drop_outcome(&self, drop_id: &str) -> Result<Option<DropOutcome>, Error> {
+        let kept = self.lock().strings.get(&keys::drop_outcome(drop_id)).cloned();
+        Ok(kept.map(|json| serde_json::from_slice(&json).expect("written by set_drop_outcome()")))
+    }
+
+    async fn speech(&self, shard: Shard, segment: &SegmentId) -> Result<Option<Bytes>, Error> {
+        Ok(self.lock().strings.get(&keys::speech(shard, segment)).cloned())
+    }
+
+    async fn settle_language(
+        &self,
+        shard: Shard,
+        recording: RecordingId,
+        generation: u32,
+        language: &str,
+    ) -> Result<String, Error> {
+        let mut state = self.lock();
+        let key = keys::language(shard, recording, generation);
+        let settled = state.strings.entry(key).or_insert_with(|| Bytes::from(language.to_owned()));
+        Ok(String::from_utf8_lossy(settled).into_owned())
+    }
+
+    async fn language(
+        &self,
+        shard: Shard,
+        recording: RecordingId,
+        generation: u32,
+    ) -> Result<Option<String>, Error> {
+        let kept = self.lock().strings.get(&keys::language(shard, recording, generation)).cloned();
+        Ok(kept.map(|language| String::from_utf8_lossy(&language).into_owned()))
+    }
+
+    async fn announce_model(&self, note: &ModelNote) -> Result<(), Error> {
+        self.lock().models.insert(note.name.clone(), note.clone());
+        Ok(())
+    }
+
+    async fn models(&self) -> Result<BTreeMap<String, ModelNote>, Error> {
+        Ok(self.lock().models.clone())
+    }
+
+    async fn backlog(&self, source: Source) -> Result<Backlog, Error> {
+        let state = self.lock();
+        let entries = state.streams.get(&source.key()).map_or(0, |stream| stream.entries.len() as u64);
+        let (audio_ms, bytes) = state.counters.get(&source.counter()).copied().unwrap_or_default();
+        Ok(Backlog { entries, audio_ms, bytes })
+    }
+
+    async fn unread_facts(&self, group: &str, shard: Shard) -> Result<u64, Error> {
+        let state = self.lock();
+        let Some(stream) = state.streams.get(&Source::Log(shard).key()) else { return Ok(0) };
+        let (delivered, pending) =
+            stream.groups.get(group).map_or((0, 0), |group| (group.delivered, group.pending.len() as u64));
+        Ok(stream.entries.range(delivered + 1..).count() as u64 + pending)
+    }
+
+    async fn health(&self) -> Result<Health, Error> {
+        Ok(Health { memory_share: if self.lock().full { 1.0 } else { 0.0 } })
+    }
+
+    async fn trim(&self, shard: Shard, archived: u64) -> Result<u64, Error> {
+        let mut state = self.lock();
+        let Some(stream) = state.streams.get_mut(&Source::Log(shard).key()) else { return Ok(0) };
+        let Stream { entries, groups, .. } = stream;
+        let oldest =
+            groups.values().map(|group| group.pending.keys().next().copied().unwrap_or(group.delivered + 1));
+        let seq = |fields: &Vec<(String, Bytes)>| {
+            let field = fields.iter().find(|(name, _)| name == "seq");
+            field.and_then(|(_, value)| std::str::from_utf8(value).ok()?.parse::<u64>().ok())
+        };
+        let unarchived = entries.iter().find(|(_, fields)| seq(fields).is_none_or(|seq| seq > archived));
+        let keep_from = oldest.min().unwrap_or(u64::MAX).min(unarchived.map_or(u64::MAX, |(id, _)| *id));
+        let before = entries.len();
+        *entries = entries.split_off(&keep_from);
+        Ok((before - entries.len()) as u64)
+    }
+
+    async fn dead_letters(&self, source: Source) -> Result<u64, Error> {
+        Ok(self.lock().streams.get(&source.dead()).map_or(0, |stream| stream.entries.len() as u64))
+    }
+}

@@ -1,0 +1,56 @@
+#!lua flags=allow-oom
+-- Ends an entry: facts and work are appended, the entry acknowledged and deleted, its speech freed, at once.
+-- The first to finish wins; a repeat, a rewound id or deleted data change nothing. Runs at the memory limit,
+-- because it frees more than it adds.
+-- KEYS: input, attempts, input counter, log, seq, mark of deletion, dead letters,
+--       then (queue, counter) per output, then the keys to delete
+-- ARGV: group, id, identity, delete input (1|0), facts, outputs, dead fields,
+--       then (event_id, json) per fact, (event_id, json, ms, bytes) per output, then the dead letter's fields
+local group, id, identity = ARGV[1], ARGV[2], ARGV[3]
+local facts, outputs, dead = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+
+if #redis.call('XPENDING', KEYS[1], group, id, id, 1) == 0 then return 'lost' end
+local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
+if not entry then
+  redis.call('XACK', KEYS[1], group, id)
+  redis.call('HDEL', KEYS[2], identity ~= '' and identity or id)
+  return 'gone'
+end
+local field = {}
+for i = 1, #entry[2], 2 do field[entry[2][i]] = entry[2][i + 1] end
+if (field['event_id'] or field['drop'] or '') ~= identity then return 'mismatch' end
+
+local deleted = redis.call('EXISTS', KEYS[6]) == 1
+local at = 8
+for _ = 1, facts do
+  if not deleted then
+    local seq = redis.call('INCR', KEYS[5])
+    redis.call('XADD', KEYS[4], '*', 'seq', seq, 'event_id', ARGV[at], 'event', ARGV[at + 1])
+  end
+  at = at + 2
+end
+for i = 0, outputs - 1 do
+  local queue, counter = KEYS[8 + 2 * i], KEYS[9 + 2 * i]
+  if not deleted then
+    redis.call('XADD', queue, '*', 'event_id', ARGV[at], 'event', ARGV[at + 1], 'ms', ARGV[at + 2], 'bytes', ARGV[at + 3])
+    redis.call('HINCRBY', counter, 'ms', ARGV[at + 2])
+    redis.call('HINCRBY', counter, 'bytes', ARGV[at + 3])
+  end
+  at = at + 4
+end
+if dead > 0 and not deleted then
+  local letter = {}
+  for i = at, at + dead - 1 do letter[#letter + 1] = ARGV[i] end
+  for i = 1, #entry[2] do letter[#letter + 1] = entry[2][i] end
+  redis.call('XADD', KEYS[7], '*', unpack(letter))
+end
+
+redis.call('XACK', KEYS[1], group, id)
+redis.call('HDEL', KEYS[2], identity ~= '' and identity or id)
+if ARGV[4] == '1' then
+  redis.call('XDEL', KEYS[1], id)
+  if field['ms'] then redis.call('HINCRBY', KEYS[3], 'ms', -tonumber(field['ms'])) end
+  if field['bytes'] then redis.call('HINCRBY', KEYS[3], 'bytes', -tonumber(field['bytes'])) end
+end
+for i = 8 + 2 * outputs, #KEYS do redis.call('DEL', KEYS[i]) end
+return deleted and 'deleted' or 'done'

@@ -1,0 +1,14 @@
+#!lua flags=allow-oom
+-- Renews the lease on entries that are still this consumer's. JUSTID keeps the delivery count as it is.
+-- KEYS: stream   ARGV: group, consumer, ids...   Returns 1 or 0 per id.
+local mine = {}
+for i = 3, #ARGV do
+  local p = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)[1]
+  if p and p[2] == ARGV[2] then
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'JUSTID')
+    mine[#mine + 1] = 1
+  else
+    mine[#mine + 1] = 0
+  end
+end
+return mine

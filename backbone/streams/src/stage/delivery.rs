@@ -1,0 +1,400 @@
+//! One entry in the hands of a stage.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use events::{Cause, Envelope, Event, Lane, RecordingFailed, SegmentFailed, SegmentId};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::Span;
+
+use super::Options;
+use super::hand::Hand;
+use super::watch::Pauses;
+use crate::keys::{self, Queue, Source};
+use crate::log::{Commit, DeadLetter, Emit, Emitted, Entry, Error, Message, Outcome, SharedLog};
+use crate::metrics;
+
+/// What deliveries of one run share.
+pub struct Context {
+    pub log: SharedLog,
+    pub options: Options,
+    pub hand: Arc<Hand>,
+    pub pauses: Arc<Pauses>,
+    pub stopping: CancellationToken,
+    pub runtime: tokio::runtime::Handle,
+}
+
+/// What a finished delivery leaves behind.
+#[derive(Clone, Debug, Default)]
+pub struct Outputs {
+    /// Facts for the shard's log.
+    pub facts: Vec<Envelope>,
+    /// Work for a queue of the same shard: the queue, its lane, the work, and the milliseconds of audio it stands for.
+    pub work: Vec<(Queue, Lane, Envelope, u64)>,
+}
+
+impl Outputs {
+    /// Returns outputs that are one fact.
+    pub fn fact(fact: Envelope) -> Outputs {
+        Outputs { facts: vec![fact], ..Outputs::default() }
+    }
+}
+
+/// One part of a streaming decode.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// The work the part makes: an [`Event::SegmentCut`].
+    pub work: Envelope,
+    /// The lane it goes to.
+    pub lane: Lane,
+    /// Its speech: 16 kHz mono PCM, i16 little endian.
+    pub speech: Bytes,
+    /// Milliseconds of speech.
+    pub ms: u64,
+    /// The cursor before this part.
+    pub expected: String,
+    /// The cursor after this part.
+    pub next: String,
+}
+
+/// How a delivery ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The commit was answered.
+    Committed(Outcome),
+    /// The entry waits for another try.
+    PutOff,
+    /// The commit failed for good; the entry is taken over by another worker when the lease ends.
+    Abandoned,
+}
+
+/// An entry, ours until it ends or the lease is lost.
+pub struct Delivery {
+    context: Arc<Context>,
+    entry: Entry,
+    envelope: Option<Envelope>,
+    lost: CancellationToken,
+    since: Instant,
+    ended: bool,
+}
+
+impl Delivery {
+    pub(super) fn new(context: Arc<Context>, entry: Entry) -> Delivery {
+        let lost = context.hand.start(&entry);
+        Delivery { context, entry, envelope: None, lost, since: Instant::now(), ended: false }
+    }
+
+    pub(super) fn set_envelope(&mut self, mut envelope: Envelope) {
+        envelope.seq = self.entry.text("seq").and_then(|seq| seq.parse().ok());
+        self.envelope = Some(envelope);
+    }
+
+    /// Returns the entry as it stands in the stream.
+    pub fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    /// Returns the event it carries.
+    ///
+    /// # Panics
+    /// For a drop, which carries none: only ingest sees drops.
+    pub fn envelope(&self) -> &Envelope {
+        self.envelope.as_ref().expect("the loop hands out work and facts only with their envelope")
+    }
+
+    /// Returns the lane it came in.
+    pub fn lane(&self) -> Lane {
+        self.entry.source.lane()
+    }
+
+    /// Tells whether another failure would be the last.
+    pub fn is_last_attempt(&self) -> bool {
+        self.entry.attempts + 1 >= self.context.options.max_attempts
+    }
+
+    /// Cancelled when another worker has the entry: whatever is done from then on is thrown away.
+    pub fn lost(&self) -> &CancellationToken {
+        &self.lost
+    }
+
+    /// Cancelled when the program shuts down: long work should stop at its next resumable point and be handed back.
+    pub fn stopping(&self) -> &CancellationToken {
+        &self.context.stopping
+    }
+
+    /// Opens a span with the ids that logs are searched by.
+    pub fn span(&self) -> Span {
+        let stage = self.context.options.name;
+        match &self.envelope {
+            Some(envelope) => {
+                let segment = segment_of(envelope).map(|segment| segment.to_string());
+                tracing::info_span!("delivery", stage, recording = %envelope.recording, segment, trace = envelope.trace)
+            }
+            None => tracing::info_span!("delivery", stage, entry = self.entry.id),
+        }
+    }
+
+    /// Emits a part of a streaming decode. Waits while the lane is under pressure or Redis is full.
+    ///
+    /// # Errors
+    /// What cannot heal; [`Emitted::Stale`] and [`Emitted::Ended`] mean to stop, as values.
+    pub async fn emit(&self, part: Part) -> Result<Emitted, Error> {
+        let envelope = self.envelope();
+        let shard = envelope.shard;
+        let segment = segment_of(&part.work).ok_or_else(|| {
+            Error::Misconfigured(format!("a part must be a segment, not {}", part.work.event.kind()))
+        })?;
+        let message = Message::work(&part.work, part.ms, part.speech.len() as u64)
+            .map_err(|e| Error::Misconfigured(e.to_string()))?;
+        let emit = Emit {
+            source: self.entry.source,
+            group: self.context.options.name.to_owned(),
+            id: self.entry.id.clone(),
+            identity: self.entry.identity().to_owned(),
+            recording: envelope.recording,
+            cursor: keys::cursor(shard, envelope.recording, envelope.generation),
+            expected: part.expected,
+            next: part.next,
+            queue: Source::Queue(shard, Queue::Segments, part.lane),
+            message,
+            speech_key: keys::speech(shard, &segment),
+            speech: part.speech,
+        };
+        loop {
+            if self.lost.is_cancelled() || self.stopping().is_cancelled() {
+                return Ok(Emitted::Ended(Outcome::Lost));
+            }
+            if !self.context.pauses.is_paused(part.lane) {
+                match self.context.log.emit(&emit).await {
+                    Err(Error::Full { .. }) => {}
+                    other => return other,
+                }
+            }
+            tokio::time::sleep(PRESSURE_PAUSE).await;
+        }
+    }
+
+    /// Ends the delivery: its outputs are appended and it is acknowledged, at once.
+    pub async fn finish(self, outputs: Outputs) -> Ended {
+        let Outputs { facts, work } = outputs;
+        let shard = self.entry.source.shard();
+        let facts: Result<Vec<_>, _> = facts.iter().map(Message::fact).collect();
+        let work = work.iter().map(|(queue, lane, envelope, ms)| {
+            let queue = Source::Queue(shard.unwrap_or(envelope.shard), *queue, *lane);
+            Ok((queue, Message::work(envelope, *ms, 0)?))
+        });
+        let work: Result<Vec<_>, events::CodecError> = work.collect();
+        match (facts, work) {
+            (Ok(facts), Ok(work)) => self.end(facts, work, None).await,
+            (Err(error), _) | (_, Err(error)) => {
+                self.fail(Cause::new("result_too_large", error.to_string())).await
+            }
+        }
+    }
+
+    /// Ends many deliveries that leave nothing behind, as a projector does after its transaction.
+    pub async fn finish_all(deliveries: Vec<Delivery>) {
+        let Some(first) = deliveries.first() else { return };
+        let context = Arc::clone(&first.context);
+        let mut sources: std::collections::HashMap<Source, Vec<String>> = std::collections::HashMap::new();
+        for delivery in &deliveries {
+            sources.entry(delivery.entry.source).or_default().push(delivery.entry.id.clone());
+        }
+        for (source, ids) in sources {
+            if let Err(error) = context.log.acknowledge(context.options.name, source, &ids).await {
+                tracing::error!(%error, "cannot acknowledge: the facts come again and change nothing");
+            }
+        }
+        for delivery in deliveries {
+            delivery.close(Ended::Committed(Outcome::Done));
+        }
+    }
+
+    /// Ends the delivery in the dead letters, and its recording or segment with the cause.
+    pub async fn fail(self, cause: Cause) -> Ended {
+        let options = &self.context.options;
+        let attempts = self.entry.attempts + 1;
+        tracing::error!(
+            stage = options.name,
+            code = cause.code,
+            cause = cause.message,
+            attempts,
+            recording = self.envelope.as_ref().map(|e| e.recording.to_string()),
+            "giving an entry up"
+        );
+        metrics::died(options.name, &cause.code);
+        let fact =
+            self.envelope.as_ref().and_then(|envelope| failure(envelope, options.name, &cause, attempts));
+        let facts: Vec<Message> = fact.iter().filter_map(|fact| Message::fact(fact).ok()).collect();
+        let letter =
+            DeadLetter { stage: options.name.to_owned(), cause, attempts, worker: options.worker.clone() };
+        self.end(facts, Vec::new(), Some(letter)).await
+    }
+
+    /// Puts the entry off and counts a failure; the last attempt fails it.
+    pub async fn retry_after(mut self, delay: Duration, cause: Cause) -> Ended {
+        if self.is_last_attempt() {
+            return self.fail(cause).await;
+        }
+        tracing::warn!(
+            stage = self.context.options.name,
+            code = cause.code,
+            cause = cause.message,
+            attempt = self.entry.attempts + 1,
+            ?delay,
+            "trying again later"
+        );
+        self.entry.attempts += 1;
+        self.put_off(delay).await
+    }
+
+    /// Puts the entry off for a time that grows with its failures, and counts one.
+    pub async fn retry(self, cause: Cause) -> Ended {
+        let delay = Duration::from_secs(1 << self.entry.attempts.min(5));
+        self.retry_after(delay, cause).await
+    }
+
+    /// Puts the entry off without counting a failure: what it waits for is not its fault.
+    pub async fn put_off(self, delay: Duration) -> Ended {
+        let Context { log, options, .. } = &*self.context;
+        metrics::put_off(options.name);
+        let ended = match log.retry(options.name, &self.entry, self.entry.attempts, delay).await {
+            Ok(()) => Ended::PutOff,
+            Err(error) => {
+                tracing::error!(%error, "cannot put an entry off: it is claimed when the lease ends");
+                Ended::Abandoned
+            }
+        };
+        self.close(ended)
+    }
+
+    /// Gives the entry back so that another worker takes it at once.
+    pub async fn hand_back(self) -> Ended {
+        let Context { log, options, .. } = &*self.context;
+        let id = std::slice::from_ref(&self.entry.id);
+        if let Err(error) = log.hand_back(options.name, &options.worker, self.entry.source, id).await {
+            tracing::error!(%error, "cannot hand work back: others take it when the lease ends");
+        }
+        self.close(Ended::PutOff)
+    }
+
+    async fn end(
+        self,
+        facts: Vec<Message>,
+        outputs: Vec<(Source, Message)>,
+        dead: Option<DeadLetter>,
+    ) -> Ended {
+        let Context { log, options, .. } = &*self.context;
+        let commit = Commit {
+            source: self.entry.source,
+            group: options.name.to_owned(),
+            id: self.entry.id.clone(),
+            identity: self.entry.identity().to_owned(),
+            recording: self.envelope.as_ref().map(|envelope| envelope.recording),
+            facts,
+            outputs,
+            dead,
+            delete: self.envelope.as_ref().map(leftovers).unwrap_or_default(),
+        };
+        loop {
+            match log.commit(&commit).await {
+                Ok(outcome) => {
+                    metrics::committed(options.name, outcome, self.since.elapsed().as_secs_f64());
+                    if outcome == Outcome::Gone {
+                        metrics::data_gone(options.name, 1);
+                    }
+                    return self.close(Ended::Committed(outcome));
+                }
+                Err(Error::NoGroup { .. }) => {
+                    // The group is made again from the first entry, so the work is delivered again.
+                    let made = log.ensure_groups(options.name, &[self.entry.source]).await;
+                    tracing::error!(?made, "the consumer group was gone while committing");
+                    return self.close(Ended::Abandoned);
+                }
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(%error, "commit failed, trying again");
+                    tokio::time::sleep(PRESSURE_PAUSE).await;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "commit failed: the work is done again when the lease ends");
+                    return self.close(Ended::Abandoned);
+                }
+            }
+        }
+    }
+
+    fn close(mut self, ended: Ended) -> Ended {
+        self.ended = true;
+        self.context.hand.release(&self.entry);
+        ended
+    }
+}
+
+/// How long to wait between looks at whether the pressure is gone.
+const PRESSURE_PAUSE: Duration = Duration::from_millis(100);
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        // The stage panicked or forgot it. Here nothing can be awaited, so a fresh delivery of the same entry ends it.
+        self.ended = true;
+        let again = Delivery {
+            context: Arc::clone(&self.context),
+            entry: self.entry.clone(),
+            envelope: self.envelope.take(),
+            lost: self.lost.clone(),
+            since: self.since,
+            ended: false,
+        };
+        self.context.runtime.clone().spawn(async move {
+            let message = "the worker stopped in the middle of it (a panic: see its log)";
+            again.retry(Cause::new("worker_panicked", message)).await;
+        });
+    }
+}
+
+/// Returns the segment that work or a result is about.
+fn segment_of(envelope: &Envelope) -> Option<SegmentId> {
+    let (channel, index) = match &envelope.event {
+        Event::SegmentCut(e) => (e.channel, e.index),
+        Event::SegmentTranscribed(e) => (e.channel, e.index),
+        Event::SegmentFailed(e) => (e.channel, e.index),
+        _ => return None,
+    };
+    Some(SegmentId { recording: envelope.recording, generation: envelope.generation, channel, index })
+}
+
+/// Returns the keys that live only as long as the work: a segment's speech, a recording's cursor.
+fn leftovers(envelope: &Envelope) -> Vec<String> {
+    match &envelope.event {
+        Event::SegmentCut(_) => {
+            segment_of(envelope).map(|segment| keys::speech(envelope.shard, &segment)).into_iter().collect()
+        }
+        Event::TranscriptionRequested(_) => {
+            vec![keys::cursor(envelope.shard, envelope.recording, envelope.generation)]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Returns the fact that ends the recording or segment that work was about.
+fn failure(envelope: &Envelope, stage: &str, cause: &Cause, attempts: u32) -> Option<Envelope> {
+    let cause = cause.clone();
+    let (event, part): (Event, String) = match &envelope.event {
+        Event::TranscriptionRequested(_) => {
+            (RecordingFailed { stage: stage.to_owned(), cause, attempts }.into(), String::new())
+        }
+        Event::SegmentCut(cut) => {
+            let (channel, index) = (cut.channel, cut.index);
+            let (start_ms, end_ms) = (cut.start_ms, cut.end_ms);
+            let part = format!("{channel}:{index}");
+            (SegmentFailed { channel, index, start_ms, end_ms, cause, attempts }.into(), part)
+        }
+        _ => return None,
+    };
+    Some(envelope.follow(event, &part, events::now()))
+}

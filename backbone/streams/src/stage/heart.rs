@@ -1,0 +1,49 @@
+//! Renews leases from a thread of its own, with connections of its own, so that busy work cannot starve it.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio_util::sync::CancellationToken;
+
+use super::Options;
+use super::hand::Hand;
+use crate::log::SharedLog;
+
+/// Starts the thread; it ends when `over` is cancelled.
+pub fn start(log: SharedLog, options: Options, hand: Arc<Hand>, over: CancellationToken) -> JoinHandle<()> {
+    std::thread::Builder::new()
+        .name(format!("{}-heartbeat", options.name))
+        .spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.expect("a current-thread runtime needs only a few file descriptors");
+            runtime.block_on(over.clone().run_until_cancelled(beat(log, options, hand)));
+        })
+        .expect("a thread can be started while a program starts")
+}
+
+async fn beat(log: SharedLog, options: Options, hand: Arc<Hand>) {
+    let log = loop {
+        match log.fork().await {
+            Ok(log) => break log,
+            Err(error) => {
+                tracing::error!(%error, "cannot open the heartbeat's connection");
+                tokio::time::sleep(options.beat / 4).await;
+            }
+        }
+    };
+    let mut ticks = tokio::time::interval(options.beat);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        for (source, ids) in hand.by_source() {
+            match log.heartbeat(options.name, &options.worker, source, &ids).await {
+                Ok(mine) => {
+                    for (id, _) in ids.iter().zip(mine).filter(|(_, mine)| !mine) {
+                        hand.lose(source, id);
+                    }
+                }
+                Err(error) => tracing::warn!(%error, source = source.key(), "cannot renew leases"),
+            }
+        }
+    }
+}
