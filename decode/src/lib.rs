@@ -1,0 +1,29 @@
+//! The decode stage: from a recording in any format to segments of speech, 16 kHz mono, at most 30 s each.
+//!
+//! The way of the sound, each step in its own file:
+//! - `source`: the bytes, from wherever they are kept;
+//! - `container`: which container and codec, and the samples in it; `ffmpeg` for what is not built in;
+//! - `resample`: to 16 kHz;
+//! - `segment`: where to cut, by the probability of speech;
+//! - `decoder`: all of it, step by step, resumable after any segment.
+//!
+//! These are blocking and know nothing of streams, events or the audio store.
+
+pub mod container;
+pub mod decoder;
+pub mod error;
+pub mod ffmpeg;
+pub mod resample;
+pub mod segment;
+pub mod source;
+
+pub use decoder::{
+    ChannelCursor, Channels, Cursor, DecodeOptions, Decoder, Info, Part, Progress, Step, Summary,
+};
+pub use error::DecodeError;
+pub use ffmpeg::Ffmpeg;
+pub use segment::CUTTER_VERSION;
+pub use source::Source;
+
+/// The sample rate of segments in Hz.
+pub const SAMPLE_RATE: u32 = 16_000;

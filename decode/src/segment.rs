@@ -1,0 +1,213 @@
+//! Where to cut: from the probability of speech in each frame of 16 ms to segments of at most 30 s.
+//! Pure: numbers in, cuts out.
+
+use std::collections::VecDeque;
+
+use crate::SAMPLE_RATE;
+
+/// Changes whenever the same sound would be cut differently: thresholds, rules or detector. A run that was begun
+/// with one version is never continued with another.
+pub const CUTTER_VERSION: u32 = 1;
+
+/// Samples at 16 kHz in a frame of the speech detector: 16 ms.
+pub const FRAME_SAMPLES: usize = 256;
+
+/// The longest segment in milliseconds, whatever is asked for: the window of the model.
+pub const SEGMENT_MS_MAX: u32 = 30_000;
+
+/// Speech begins at this probability ...
+const ONSET: f32 = 0.5;
+/// ... and lasts while it stays above this one.
+const OFFSET: f32 = 0.35;
+/// A pause ends a run of speech when it is this long: 96 ms, longer than the closure of a stop consonant.
+const PAUSE_FRAMES: u64 = 6;
+/// Runs with a gap shorter than 0.6 s belong together (37 frames are 592 ms).
+const GAP_FRAMES: u64 = 38;
+/// Sound kept before and after speech: 192 ms.
+const PAD_FRAMES: u64 = 12;
+/// Less speech than 96 ms in all is a click, not a word.
+const SPEECH_FRAMES_MIN: u64 = 6;
+/// Frames on each side that are averaged to find the quietest place: 80 ms together.
+const SMOOTH_FRAMES: u64 = 2;
+
+/// A stretch of frames to be made a segment: `start..end`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// First frame.
+    pub start: u64,
+    /// Frame after the last; also where the next cut may begin.
+    pub end: u64,
+}
+
+/// Cuts a stream of speech probabilities, one for each frame, into segments.
+///
+/// The state after a cut depends only on the place of the cut and on the frames that follow it: a new cutter that
+/// starts there makes the same cuts.
+pub struct Cutter {
+    len_max: u64,
+    /// The end of the last cut; no segment begins before it.
+    origin: u64,
+    /// Frame of `probs[0]`.
+    base: u64,
+    /// Probabilities that a cut may still have to look at again.
+    probs: VecDeque<f32>,
+    /// The next frame to be looked at; all before it are in `open` and `run`.
+    at: u64,
+    /// Speech that waits for a neighbour.
+    open: Option<Stretch>,
+    /// Speech that goes on.
+    run: Option<Stretch>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Stretch {
+    start: u64,
+    end: u64,
+    /// Frames that are speech beyond doubt.
+    speech: u64,
+}
+
+impl Cutter {
+    /// Starts at frame `origin`: 0, or the end of a cut. No segment becomes longer than `segment_ms_max`
+    /// (at least a second, at most 30 s).
+    pub fn new(origin: u64, segment_ms_max: u32) -> Cutter {
+        let samples = u64::from(segment_ms_max.clamp(1_000, SEGMENT_MS_MAX)) * u64::from(SAMPLE_RATE) / 1000;
+        Cutter {
+            len_max: samples / FRAME_SAMPLES as u64,
+            origin,
+            base: origin,
+            probs: VecDeque::new(),
+            at: origin,
+            open: None,
+            run: None,
+        }
+    }
+
+    /// Takes the probability of speech in the next frame and appends the cuts that are now certain.
+    pub fn push(&mut self, prob: f32, cuts: &mut Vec<Cut>) {
+        self.probs.push_back(prob);
+        while self.at < self.base + self.probs.len() as u64 {
+            let prob = self.prob(self.at);
+            self.follow(prob);
+            self.at += 1;
+            if let Some(cut) = self.decide() {
+                self.restart(cut.end);
+                cuts.push(cut);
+            }
+        }
+        self.forget();
+    }
+
+    /// The sound has ended: appends the cuts that were waiting for more.
+    pub fn finish(&mut self, cuts: &mut Vec<Cut>) {
+        self.close_run();
+        if let Some(open) = self.open.take() {
+            cuts.extend(self.cut(open, open.end + PAD_FRAMES).map(|cut| Cut { end: cut.end.min(self.at), ..cut }));
+        }
+        self.restart(self.at);
+    }
+
+    /// The first frame that a later cut can still contain.
+    pub fn keep_from(&self) -> u64 {
+        let first = self.open.or(self.run).map_or(self.at, |s| s.start);
+        first.saturating_sub(PAD_FRAMES).max(self.origin)
+    }
+
+    fn prob(&self, frame: u64) -> f32 {
+        self.probs[(frame - self.base) as usize]
+    }
+
+    /// Moves the state over the frame at `self.at`.
+    fn follow(&mut self, prob: f32) {
+        let sure = u64::from(prob >= ONSET);
+        let next = self.at + 1;
+        match &mut self.run {
+            Some(run) if prob >= OFFSET => {
+                run.end = next;
+                run.speech += sure;
+            }
+            Some(run) => {
+                if next - run.end >= PAUSE_FRAMES {
+                    self.close_run();
+                }
+            }
+            None => {
+                // Right after a cut speech may be going on: it need not begin again.
+                let goes_on = self.at == self.origin && self.origin > 0;
+                if prob >= if goes_on { OFFSET } else { ONSET } {
+                    self.run = Some(Stretch { start: self.at, end: next, speech: sure });
+                }
+            }
+        }
+    }
+
+    /// Merges the run into what is open. They are close together and fit in one segment, or `decide` had cut.
+    fn close_run(&mut self) {
+        let Some(run) = self.run.take() else { return };
+        self.open = Some(match self.open {
+            Some(open) => Stretch { start: open.start, end: run.end, speech: open.speech + run.speech },
+            None => run,
+        });
+    }
+
+    fn decide(&mut self) -> Option<Cut> {
+        match (self.open, self.run) {
+            // A pause long enough to end the segment.
+            (Some(open), None) if self.at - open.end >= GAP_FRAMES => {
+                self.open = None;
+                self.cut(open, open.end + PAD_FRAMES)
+            }
+            // The neighbour does not fit any more: cut in the pause before it.
+            (Some(open), Some(run)) if run.end - self.padded_start(open) > self.len_max => {
+                self.open = None;
+                self.cut(open, (open.end + PAD_FRAMES).min(open.end.midpoint(run.start)))
+            }
+            // One run without a pause: cut where it is least like speech.
+            (None, Some(run)) if run.end - self.padded_start(run) > self.len_max => {
+                let start = self.padded_start(run);
+                let end = self.quietest(start + self.len_max / 2, start + self.len_max);
+                Some(Cut { start, end })
+            }
+            _ => None,
+        }
+    }
+
+    /// The segment of a stretch up to `end`, or none if it holds too little speech.
+    fn cut(&self, stretch: Stretch, end: u64) -> Option<Cut> {
+        let start = self.padded_start(stretch);
+        (stretch.speech >= SPEECH_FRAMES_MIN).then(|| Cut { start, end: end.min(start + self.len_max) })
+    }
+
+    fn padded_start(&self, stretch: Stretch) -> u64 {
+        stretch.start.saturating_sub(PAD_FRAMES).max(self.origin)
+    }
+
+    /// The frame after `from`, up to `to`, around which speech is least likely; the last of equals.
+    fn quietest(&self, from: u64, to: u64) -> u64 {
+        let last = self.base + self.probs.len() as u64;
+        let mut best = (f32::INFINITY, to);
+        for frame in from + 1..=to {
+            let (first, end) = (frame - SMOOTH_FRAMES, (frame + SMOOTH_FRAMES + 1).min(last));
+            let mean = (first..end).map(|f| self.prob(f)).sum::<f32>() / (end - first) as f32;
+            if mean <= best.0 {
+                best = (mean, frame);
+            }
+        }
+        best.1
+    }
+
+    /// Forgets everything before `origin` and looks at what follows anew.
+    fn restart(&mut self, origin: u64) {
+        self.origin = origin;
+        self.at = origin;
+        self.open = None;
+        self.run = None;
+    }
+
+    fn forget(&mut self) {
+        let keep = self.keep_from().min(self.at);
+        while self.base < keep && self.probs.pop_front().is_some() {
+            self.base += 1;
+        }
+    }
+}
