@@ -278,7 +278,7 @@ fn lets_in(port: u16) -> bool {
 
 /// Stops a server that still runs on this cluster, or removes the pid file of one that does not: its number may by now
 /// be another process's, and PostgreSQL would then refuse to start.
-fn stop_leftover(cluster: &Path) {
+pub fn stop_leftover(cluster: &Path) {
     let file = cluster.join("postmaster.pid");
     let Ok(lines) = std::fs::read_to_string(&file) else { return };
     let Some(pid) = lines.lines().next().and_then(|line| line.trim().parse().ok()) else { return };

@@ -43,7 +43,7 @@ impl Identity {
     pub fn end(&self, signal: Signal, patience: Duration) -> bool {
         self.signal(signal);
         if self.wait(patience) {
-            return true;
+            return signal != Signal::SIGKILL;
         }
         self.signal(Signal::SIGKILL);
         self.wait(Duration::from_secs(10));
@@ -60,6 +60,13 @@ impl Identity {
             std::thread::sleep(Duration::from_millis(10));
         }
         true
+    }
+
+    /// True when the process was started with this path among its arguments.
+    pub fn has_argument(&self, path: &Path) -> bool {
+        use std::os::unix::ffi::OsStrExt;
+        let line = std::fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|argument| argument == path.as_os_str().as_bytes())
     }
 
     /// The working folder of the process, where the system tells.
@@ -100,6 +107,11 @@ impl Running {
         let by_itself = self.identity.end(signal, patience);
         let _ = self.child.wait();
         by_itself
+    }
+
+    /// Kills it at once; it is reaped.
+    pub fn kill(&mut self) {
+        self.end(Signal::SIGKILL, Duration::ZERO);
     }
 }
 

@@ -61,7 +61,7 @@ impl Redis {
                     break;
                 }
                 if Instant::now() > until {
-                    running.end(Signal::SIGKILL, Duration::ZERO);
+                    running.kill();
                     bail!(
                         "redis-server did not answer within {START_PATIENCE:?}; its log: {}",
                         options.log.display()
@@ -143,7 +143,8 @@ fn identity_line(identity: Identity) -> String {
     format!("{} {}\n", identity.pid, identity.started)
 }
 
-fn stop_leftover(folder: &Path) {
+/// Stops a redis-server that an earlier run left in `folder`, if it still runs.
+pub fn stop_leftover(folder: &Path) {
     let Ok(line) = std::fs::read_to_string(folder.join("redis.pid")) else { return };
     let mut numbers = line.split_whitespace().map(str::parse::<u64>);
     if let (Some(Ok(pid)), Some(Ok(started))) = (numbers.next(), numbers.next()) {

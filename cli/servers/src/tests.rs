@@ -1,6 +1,4 @@
-use std::time::Duration;
-
-use crate::process::{Identity, Signal};
+use crate::process::Identity;
 use crate::{Postgres, Redis, find, postgres, redis};
 
 fn redis_options(folder: &std::path::Path) -> Option<redis::Options> {
@@ -22,7 +20,7 @@ fn redis_keeps_its_data_and_port_after_being_killed() {
     let Some(mut options) = redis_options(folder.path()) else { return };
     let mut first = Redis::start(&options).unwrap();
     options.port = Some(first.port());
-    first.process().end(Signal::SIGKILL, Duration::ZERO);
+    first.process().kill();
     let mut second = Redis::start(&options).unwrap();
     assert_eq!(second.url(), first.url());
     second.stop();
@@ -56,7 +54,7 @@ fn postgres_starts_again_after_kill_9_and_beside_a_stale_pid_file() {
         postgres::Options { bins, folder: folder.path().join("pg"), log, port: None, durable: false };
     let mut first = Postgres::start(&options).unwrap();
     options.port = Some(first.port());
-    first.process().end(Signal::SIGKILL, Duration::ZERO);
+    first.process().kill();
     let mut second = Postgres::start(&options).unwrap();
     assert_eq!(second.url(), first.url());
     second.stop();

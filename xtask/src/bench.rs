@@ -1,0 +1,24 @@
+//! Measurements, each by name.
+
+mod first_transcript;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const HELP: &str = "\
+measurements:
+  cargo xtask bench first-transcript   time from a fresh clone to the demo's transcript, and of a second run
+";
+
+/// Runs the one that is named; without a name, says which there are.
+pub fn run(arguments: &[&str]) -> Result<ExitCode> {
+    match arguments {
+        [] => {
+            print!("{HELP}");
+            Ok(ExitCode::SUCCESS)
+        }
+        ["first-transcript"] => first_transcript::run(),
+        [other, ..] => bail!("there is no measurement `{other}`\n\n{HELP}"),
+    }
+}

@@ -1,0 +1,179 @@
+//! Everything on this machine, from nothing to a transcript.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use servers::process::Signal;
+
+use crate::setup::ForDemo;
+use crate::{cargo, say, setup, stop};
+
+mod words;
+
+/// When the demo ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// When the person at the terminal says so.
+    CtrlC,
+    /// Once the transcript is there; the exit code says whether it is right.
+    Transcript,
+}
+
+/// The smallest model mishears now and then; more wrong words than this in the demo's recording is a fault of ours.
+const WORD_ERRORS_MAX: usize = 3;
+
+/// Runs it.
+pub fn run(until: Until) -> Result<ExitCode> {
+    let begun = Instant::now();
+    stop::on_signal()?;
+    let needed = setup::for_demo()?;
+    say::title("building the programs (the first time takes some minutes)");
+    let mut build = vec!["build", "--release"];
+    build.extend(cargo::PROGRAMS.iter().flat_map(|package| ["--package", package]));
+    cargo::run(&build)?;
+
+    say::title("starting Redis, PostgreSQL and the stages");
+    let mut up = Up::start(&needed)?;
+    say::note(format_args!("ready at {}", up.url));
+
+    say::title(format_args!("transcribing {}", needed.clip.wav.display()));
+    let result = transcribe(&needed, &up.url, begun);
+    match (&result, until) {
+        (Ok(_), Until::CtrlC) => {
+            say::note("running until Ctrl-C; `target/release/voiceforge --help` says what else it can do");
+            while !stop::asked() && up.child.try_wait()?.is_none() {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+        (Err(e), _) => eprintln!("\nerror: {e:#}"),
+        _ => {}
+    }
+    let stopped = up.stop();
+    let right = result.is_ok_and(|errors| errors <= WORD_ERRORS_MAX);
+    stopped?;
+    Ok(if right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Drops the recording, shows the transcript and returns how many of its words are wrong.
+fn transcribe(needed: &ForDemo, url: &str, begun: Instant) -> Result<usize> {
+    let dropped = Instant::now();
+    let mut drop = Command::new(voiceforge());
+    drop.arg("drop").arg(&needed.clip.wav).args(["--wait", "--format", "json", "--server", url]);
+    // Its progress goes to the terminal, its result is read here.
+    let output =
+        drop.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("run voiceforge drop")?;
+    if !output.status.success() {
+        bail!("`voiceforge drop` failed; the logs are in {}", data().join("logs").display());
+    }
+    let transcript = words::Transcript::read(&output.stdout).context("read the transcript")?;
+    let errors = words::errors(&needed.clip.text, &transcript.text());
+    println!();
+    for span in &transcript.spans {
+        println!("  [{} - {}]  {}", clock(span.start_ms), clock(span.end_ms), span.text);
+    }
+    println!("\n  read it again from   {url}/v1/recordings/{}/transcript?format=text", transcript.recording);
+    println!("  as subtitles         {url}/v1/recordings/{}/transcript?format=srt", transcript.recording);
+    say::note(format_args!(
+        "{} of {} words wrong; {:.1} s after the drop, {:.0} s after `cargo xtask demo`",
+        errors,
+        words::normalized(&needed.clip.text).len(),
+        dropped.elapsed().as_secs_f64(),
+        begun.elapsed().as_secs_f64()
+    ));
+    if errors > WORD_ERRORS_MAX {
+        say::note(format_args!(
+            "more than {WORD_ERRORS_MAX} are not to be expected; what is said is:\n{}",
+            needed.clip.text
+        ));
+    }
+    Ok(errors)
+}
+
+/// `voiceforge up` in the background.
+struct Up {
+    child: Child,
+    url: String,
+}
+
+impl Up {
+    fn start(needed: &ForDemo) -> Result<Up> {
+        let mut up = Command::new(voiceforge());
+        up.args(["up", "--data"]).arg(data()).arg("--models").arg(&needed.models);
+        up.env("VOICEFORGE_POSTGRES_BIN", &needed.postgres);
+        // Its own group: Ctrl-C comes to this program, which stops it in order.
+        up.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
+        let mut child = up.spawn().context("run voiceforge up")?;
+        let stdout = child.stdout.take().context("read what voiceforge up says")?;
+        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            if let Some(url) =
+                lines.find_map(|line| line.strip_prefix("ready ").map(|url| url.trim().to_owned()))
+            {
+                let _ = tell.send(url);
+            }
+            // What it says later is read and dropped, so that it never blocks on a full pipe.
+            lines.for_each(drop);
+        });
+        let mut up = Up { child, url: String::new() };
+        loop {
+            match told.recv_timeout(Duration::from_millis(100)) {
+                Ok(url) => {
+                    up.url = url;
+                    return Ok(up);
+                }
+                Err(RecvTimeoutError::Timeout) if stop::asked() => bail!("stopped before it was ready"),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    let status = up.child.wait()?;
+                    let logs = data().join("logs");
+                    bail!(
+                        "`voiceforge up` ended ({status}) before it was ready; the logs are in {}",
+                        logs.display()
+                    )
+                }
+            }
+        }
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        say::title("stopping");
+        servers::Identity::of(self.child.id()).signal(Signal::SIGTERM);
+        let status = self.child.wait()?;
+        if !status.success() {
+            bail!(
+                "`voiceforge up` did not end well ({status}); the logs are in {}",
+                data().join("logs").display()
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            servers::Identity::of(self.child.id()).signal(Signal::SIGTERM);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn voiceforge() -> std::path::PathBuf {
+    cargo::programs().join("voiceforge")
+}
+
+fn data() -> std::path::PathBuf {
+    let folder: &Path = &crate::cache();
+    folder.join("demo")
+}
+
+/// Milliseconds as `0:07.5`.
+fn clock(ms: u64) -> String {
+    format!("{}:{:04.1}", ms / 60_000, (ms % 60_000) as f64 / 1000.0)
+}
