@@ -1,9 +1,12 @@
 //! From the bytes of a file to interleaved samples at the source's own rate: which container, which track,
 //! which codec, then packet by packet. The content decides; a file's name is only a hint.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use symphonia::core::codecs::audio::well_known::{CODEC_ID_AAC, CODEC_ID_OPUS};
+use symphonia::core::codecs::audio::well_known::{
+    CODEC_ID_AAC, CODEC_ID_OPUS, CODEC_ID_PCM_ALAW, CODEC_ID_PCM_MULAW,
+};
 use symphonia::core::codecs::audio::{
     AudioCodecParameters, AudioDecoder, AudioDecoderOptions, CODEC_ID_NULL_AUDIO,
 };
@@ -14,6 +17,7 @@ use symphonia::core::io::{MediaSourceStream, MediaSourceStreamOptions};
 use symphonia::core::common::Limit;
 use symphonia::core::meta::MetadataOptions;
 use symphonia::core::packet::Packet;
+use symphonia::core::units::TimeBase;
 
 use crate::error::{DecodeError, REMEDY};
 use crate::source::Handle;
@@ -30,6 +34,8 @@ use opus::Opus;
 const SILENT_PACKETS_MAX: u32 = 2_000_000;
 /// Sound that stands in for one damaged packet at most.
 const CONCEALED_SECONDS_MAX: f64 = 1.0;
+/// Damaged packets that a file may begin with before it is opened without knowing how it sounds.
+const DAMAGED_PACKETS_FIRST: usize = 500;
 /// More channels than this are no recording of speech.
 const CHANNELS_MAX: usize = 64;
 
@@ -67,15 +73,28 @@ pub struct Container {
     announced: Option<u64>,
     damaged_packets: u64,
     good_packets: u64,
-    last_fault: Option<String>,
-    /// The first sound, decoded when the file was opened.
-    first: Option<Block>,
+    last_fault: Option<Fault>,
+    /// The first sound and perhaps silence before it, decoded when the file was opened.
+    first: VecDeque<Block>,
     ended: bool,
 }
 
 enum Codec {
     Symphonia(Box<dyn AudioDecoder>),
     Opus(Box<Opus>),
+}
+
+/// Why a packet could not be decoded.
+struct Fault {
+    reason: String,
+    /// Not damaged, but in a form that the decoder lacks.
+    unsupported: bool,
+}
+
+impl From<String> for Fault {
+    fn from(reason: String) -> Fault {
+        Fault { reason, unsupported: false }
+    }
 }
 
 impl Container {
@@ -123,9 +142,10 @@ impl Container {
         }
         let codec = Codec::new(&params, name == "mp4")?;
         let (rate, channels) = codec.shape(&params);
-        let estimated_ms = estimate_ms(&track, rate, handle.len());
-        let announced = track.num_frames.filter(|_| names::counts_frames(&name));
         let trim = sound.map(|t| t.trim(rate)).unwrap_or_default();
+        let estimated_ms = estimate_ms(format.as_ref(), &track, rate, handle.len())
+            .map(|ms| ms - ms.min(trim.start * 1000 / u64::from(rate.max(1))));
+        let announced = track.num_frames.filter(|_| names::counts_frames(&name));
         let info = Info {
             container: name,
             codec: codec_name,
@@ -147,7 +167,7 @@ impl Container {
             damaged_packets: 0,
             good_packets: 0,
             last_fault: None,
-            first: None,
+            first: VecDeque::new(),
             ended: false,
         };
         if params.codec == CODEC_ID_AAC && container.signals_sbr(hint, &head)? {
@@ -159,11 +179,19 @@ impl Container {
 
     /// Decodes the first sound: only it tells the true rate and channels, and whether the codec's form is supported.
     fn decode_first(&mut self) -> Result<(), DecodeError> {
-        let mut block = Block::default();
-        if let Next::Block = self.next(&mut block)? {
+        while self.good_packets == 0 && self.first.len() < DAMAGED_PACKETS_FIRST {
+            let mut block = Block::default();
+            match self.decode_next(&mut block)? {
+                Next::Block => self.first.push_back(block),
+                Next::End(_) => return Ok(()),
+            }
+        }
+        if self.good_packets == 0 && self.last_fault.as_ref().is_some_and(|fault| fault.unsupported) {
+            return Err(unsupported_codec(self.info.codec.clone()));
+        }
+        if let Some(block) = self.first.back() {
             self.info.source_rate = block.rate;
             self.info.source_channels = block.channels as u16;
-            self.first = Some(block);
         }
         Ok(())
     }
@@ -186,11 +214,17 @@ impl Container {
 
     /// Decodes up to the next sound and puts it into `block`.
     pub fn next(&mut self, block: &mut Block) -> Result<Next, DecodeError> {
-        block.samples.clear();
-        if let Some(first) = self.first.take() {
-            *block = first;
-            return Ok(Next::Block);
+        match self.first.pop_front() {
+            Some(first) => {
+                *block = first;
+                Ok(Next::Block)
+            }
+            None => self.decode_next(block),
         }
+    }
+
+    fn decode_next(&mut self, block: &mut Block) -> Result<Next, DecodeError> {
+        block.samples.clear();
         if self.ended {
             return Ok(Next::End(None));
         }
@@ -218,10 +252,10 @@ impl Container {
     }
 
     fn decode(&mut self, packet: &Packet, block: &mut Block) {
-        let decoded = guard("decode", || self.codec.decode(packet, block)).and_then(|result| result);
+        let decoded = guard("decode", || self.codec.decode(packet, block)).unwrap_or_else(|panic| Err(panic.into()));
         let usable = decoded.and_then(|()| match block.channels {
             1..=CHANNELS_MAX if block.rate > 0 => Ok(()),
-            _ => Err("impossible number of channels".into()),
+            _ => Err("impossible number of channels".to_owned().into()),
         });
         match usable {
             Ok(()) => self.good_packets += 1,
@@ -239,9 +273,7 @@ impl Container {
         block.rate = self.info.source_rate;
         block.channels = usize::from(self.info.source_channels);
         let base = self.format.tracks().iter().find(|t| t.id == self.track).and_then(|t| t.time_base);
-        let seconds = base
-            .map(|base| packet.dur.get() as f64 * f64::from(base.numer.get()) / f64::from(base.denom.get()))
-            .unwrap_or(0.0);
+        let seconds = base.map_or(0.0, |base| packet.dur.get() as f64 * seconds_per_tick(base));
         let frames = (seconds.min(CONCEALED_SECONDS_MAX) * f64::from(block.rate)).round() as usize;
         block.samples.resize(frames * block.channels, 0.0);
     }
@@ -278,9 +310,10 @@ impl Container {
         }
         if self.good_packets == 0 {
             // Sound there never was is no damage: an empty data chunk, say.
-            return Err(match reason.or(self.last_fault.take()) {
-                Some(reason) => DecodeError::Damaged { reason },
-                None => DecodeError::Empty,
+            return Err(match (reason, self.last_fault.take()) {
+                (_, Some(fault)) if fault.unsupported => unsupported_codec(self.info.codec.clone()),
+                (Some(reason), _) | (None, Some(Fault { reason, .. })) => DecodeError::Damaged { reason },
+                (None, None) => DecodeError::Empty,
             });
         }
         Ok(Next::End(reason.or_else(|| self.shortfall())))
@@ -319,10 +352,19 @@ impl Codec {
         if params.codec == CODEC_ID_OPUS {
             return Opus::new(params, mp4).map(|opus| Codec::Opus(Box::new(opus)));
         }
+        let mut params = params.clone();
+        if matches!(params.codec, CODEC_ID_PCM_ALAW | CODEC_ID_PCM_MULAW) {
+            // The 8 bits that some headers give are those of the code, not of the sample.
+            params.bits_per_sample = None;
+            params.bits_per_coded_sample = None;
+        }
         symphonia::default::get_codecs()
-            .make_audio_decoder(params, &AudioDecoderOptions::default())
+            .make_audio_decoder(&params, &AudioDecoderOptions::default())
             .map(Codec::Symphonia)
             .map_err(|error| match error {
+                Error::Unsupported(_) if params.codec == CODEC_ID_AAC => {
+                    unsupported_codec("AAC of another kind than LC in mono or stereo".into())
+                }
                 Error::Unsupported(_) => unsupported_codec(names::codec(params.codec)),
                 other => DecodeError::Damaged { reason: reason(&other) },
             })
@@ -341,11 +383,14 @@ impl Codec {
         }
     }
 
-    fn decode(&mut self, packet: &Packet, block: &mut Block) -> Result<(), String> {
+    fn decode(&mut self, packet: &Packet, block: &mut Block) -> Result<(), Fault> {
         match self {
-            Codec::Opus(opus) => opus.decode(packet, block),
+            Codec::Opus(opus) => opus.decode(packet, block).map_err(Fault::from),
             Codec::Symphonia(decoder) => {
-                let decoded = decoder.decode(packet).map_err(|error| reason(&error))?;
+                let decoded = decoder.decode(packet).map_err(|error| Fault {
+                    reason: reason(&error),
+                    unsupported: matches!(error, Error::Unsupported(_)),
+                })?;
                 block.rate = decoded.spec().rate();
                 block.channels = decoded.spec().channels().count();
                 decoded.copy_to_vec_interleaved(&mut block.samples);
@@ -388,14 +433,19 @@ fn choose_track(format: &dyn FormatReader) -> Option<&Track> {
 }
 
 /// The length that the header claims, unless no codec could pack it into so few bytes.
-fn estimate_ms(track: &Track, rate: u32, file_bytes: u64) -> Option<u64> {
+fn estimate_ms(format: &dyn FormatReader, track: &Track, rate: u32, file_bytes: u64) -> Option<u64> {
     const BYTES_PER_SECOND_MIN: f64 = 40.0;
     let from_frames = track.num_frames.filter(|_| rate > 0).map(|n| n as f64 / f64::from(rate));
-    let from_duration = track.duration.zip(track.time_base).map(|(duration, base)| {
-        duration.get() as f64 * f64::from(base.numer.get()) / f64::from(base.denom.get())
-    });
+    let media = format.media_info();
+    let from_duration = track.duration.zip(track.time_base).or(media.duration.zip(media.time_base)).map(
+        |(duration, base)| duration.get() as f64 * seconds_per_tick(base),
+    );
     let seconds = from_frames.or(from_duration)?;
     (seconds > 0.0 && file_bytes as f64 / seconds >= BYTES_PER_SECOND_MIN).then_some((seconds * 1000.0) as u64)
+}
+
+fn seconds_per_tick(base: TimeBase) -> f64 {
+    f64::from(base.numer.get()) / f64::from(base.denom.get())
 }
 
 fn unsupported_codec(codec: String) -> DecodeError {

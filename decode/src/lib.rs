@@ -7,12 +7,16 @@
 //! - `segment`: where to cut, by the probability of speech;
 //! - `decoder`: all of it, step by step, resumable after any segment.
 //!
-//! These are blocking and know nothing of streams, events or the audio store.
+//! These are blocking and know nothing of streams, events or the audio store. `decode` is the stage around them, with
+//! its `config` and `metrics`.
 
+pub mod config;
 pub mod container;
+pub mod decode;
 pub mod decoder;
 pub mod error;
 pub mod ffmpeg;
+pub mod metrics;
 pub mod resample;
 pub mod segment;
 pub mod source;

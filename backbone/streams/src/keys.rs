@@ -143,6 +143,11 @@ pub fn drop_outcome(drop_id: &str) -> String {
     format!("vf:drop:{drop_id}")
 }
 
+/// The lease on a chore that one program at a time may do.
+pub fn lease(chore: &str) -> String {
+    format!("vf:lease:{chore}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

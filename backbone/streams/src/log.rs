@@ -454,4 +454,7 @@ pub trait Log: Send + Sync + 'static {
 
     /// Returns the number of dead letters of a source's slot.
     async fn dead_letters(&self, source: Source) -> Result<u64, Error>;
+
+    /// Takes or renews the lease on a chore that one program at a time may do; tells whether `holder` has it now.
+    async fn lease(&self, chore: &str, holder: &str, length: Duration) -> Result<bool, Error>;
 }

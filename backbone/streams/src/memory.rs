@@ -30,6 +30,7 @@ struct State {
     counters: HashMap<String, (u64, u64)>,
     attempts: HashMap<String, HashMap<String, (u32, Instant)>>,
     models: BTreeMap<String, ModelNote>,
+    leases: HashMap<String, (String, Instant)>,
     /// While set, what adds is refused as Redis refuses it at `maxmemory`.
     full: bool,
 }
@@ -569,5 +570,15 @@ impl Log for MemoryLog {
 
     async fn dead_letters(&self, source: Source) -> Result<u64, Error> {
         Ok(self.lock().streams.get(&source.dead()).map_or(0, |stream| stream.entries.len() as u64))
+    }
+
+    async fn lease(&self, chore: &str, holder: &str, length: Duration) -> Result<bool, Error> {
+        let mut state = self.lock();
+        let now = Instant::now();
+        if state.leases.get(chore).is_some_and(|(other, until)| other != holder && *until > now) {
+            return Ok(false);
+        }
+        state.leases.insert(chore.to_owned(), (holder.to_owned(), now + length));
+        Ok(true)
     }
 }

@@ -59,6 +59,7 @@ struct Scripts {
     heartbeat: Script,
     hand_back: Script,
     leave: Script,
+    lease: Script,
 }
 
 impl Scripts {
@@ -72,6 +73,7 @@ impl Scripts {
             heartbeat: Script::new(include_str!("scripts/heartbeat.lua")),
             hand_back: Script::new(include_str!("scripts/hand_back.lua")),
             leave: Script::new(include_str!("scripts/leave.lua")),
+            lease: Script::new(include_str!("scripts/lease.lua")),
         }
     }
 }
@@ -613,6 +615,12 @@ impl Log for RedisLog {
 
     async fn dead_letters(&self, source: Source) -> Result<u64, Error> {
         self.run("count dead letters", redis::cmd("XLEN").arg(source.dead())).await
+    }
+
+    async fn lease(&self, chore: &str, holder: &str, length: Duration) -> Result<bool, Error> {
+        let mut invocation = self.scripts.lease.prepare_invoke();
+        invocation.key(keys::lease(chore)).arg(holder).arg(length.as_millis() as u64);
+        Ok(self.script::<u8>("take a lease", &invocation).await? == 1)
     }
 }
 

@@ -396,11 +396,10 @@ impl Intake {
             match decoded {
                 None => {}
                 Some(Ok(Decoded::Known(envelope))) => delivery.set_envelope(*envelope),
+                // A fact of a later release is still a fact: the stage archives it without understanding it.
                 Some(Ok(Decoded::UnknownType { kind })) if options.inlet == Inlet::Facts => {
                     metrics::not_understood(options.name, "unknown_type");
-                    tracing::warn!(kind, "skipping a fact of a type this release does not know");
-                    tokio::spawn(delivery.finish(Outputs::default()));
-                    continue;
+                    tracing::warn!(kind, "a fact of a type this release does not know");
                 }
                 Some(Ok(Decoded::UnknownType { kind })) => {
                     metrics::not_understood(options.name, "unknown_type");

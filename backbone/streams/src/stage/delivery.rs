@@ -99,9 +99,15 @@ impl Delivery {
     /// Returns the event it carries.
     ///
     /// # Panics
-    /// For a drop, which carries none: only ingest sees drops.
+    /// For a drop, which only ingest sees, and for a fact of an unknown type, which only readers of facts see: they
+    /// ask [`known`](Delivery::known).
     pub fn envelope(&self) -> &Envelope {
-        self.envelope.as_ref().expect("the loop hands out work and facts only with their envelope")
+        self.envelope.as_ref().expect("the loop hands out work only with its envelope")
+    }
+
+    /// Returns the event it carries, unless it is a drop or a fact of a type this release does not know.
+    pub fn known(&self) -> Option<&Envelope> {
+        self.envelope.as_ref()
     }
 
     /// Returns the lane it came in.
