@@ -5,6 +5,7 @@
 //! - [`id`]: identities. Each is derived from its cause, so a repeated step gives the same id.
 //! - [`envelope`]: what every event carries besides its payload.
 //! - [`codec`]: bytes to envelope and back, for every version ever released.
+//! - [`manifest`]: what stands beside the audio of a drop until it has become a recording.
 //!
 //! Nothing here does IO, knows a stream, a table or a model. docs/events.md is the public description.
 
@@ -12,6 +13,7 @@ pub mod codec;
 pub mod envelope;
 pub mod event;
 pub mod id;
+pub mod manifest;
 pub mod settings;
 
 pub use codec::{CodecError, Decoded, MAX_EVENT_BYTES, decode, encode};
@@ -22,4 +24,5 @@ pub use event::{
     Span, TranscriptionRequested, Word,
 };
 pub use id::{Claim, DropIdentity, EventId, IdError, RecordingId, SegmentId, Shard, Tenant};
+pub use manifest::Manifest;
 pub use settings::{Activation, Channels, Lane, ModelRef, Settings, Task};
