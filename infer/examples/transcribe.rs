@@ -1,0 +1,79 @@
+//! Transcribes WAV files (16 kHz, mono, 16 bit, at most 30 s) and prints one JSON object a line.
+//!
+//! `cargo run --release -p infer --example transcribe -- MODEL_FOLDER [--language de] [--translate]
+//! [--no-timestamps] [--greedy] [--prompt TEXT] [--threads N] FILE.wav ...`
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use infer::{Engine, Options, Task};
+use serde_json::json;
+
+fn main() -> anyhow::Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let folder = arguments.next().context("name a model folder")?;
+    let mut options = Options::default();
+    let mut threads = 0;
+    let mut files = Vec::new();
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
+        match argument.as_str() {
+            "--language" => options.language = Some(value()?),
+            "--prompt" => options.prompt = Some(value()?),
+            "--threads" => threads = value()?.parse()?,
+            "--translate" => options.task = Task::Translate,
+            "--no-timestamps" => options.timestamps = false,
+            "--greedy" => options.temperatures = vec![0.0],
+            _ => files.push(argument),
+        }
+    }
+    let started = Instant::now();
+    let engine = Engine::load(Path::new(&folder), threads)?;
+    let load_ms = started.elapsed().as_millis() as u64;
+    for file in files {
+        let pcm = read_wav(Path::new(&file))?;
+        let started = Instant::now();
+        let output = engine.transcribe(&pcm, &options)?;
+        let spans: Vec<_> = output
+            .spans
+            .iter()
+            .map(|span| {
+                json!({
+                    "start_ms": span.start_ms, "end_ms": span.end_ms, "text": span.text, "tokens": span.tokens,
+                    "avg_logprob": span.avg_logprob, "no_speech_prob": span.no_speech_prob,
+                    "compression_ratio": span.compression_ratio, "temperature": span.temperature,
+                })
+            })
+            .collect();
+        println!(
+            "{}",
+            json!({
+                "file": file, "load_ms": load_ms, "took_ms": started.elapsed().as_millis() as u64,
+                "language": output.language, "language_probability": output.language_probability, "spans": spans,
+            })
+        );
+    }
+    Ok(())
+}
+
+/// Reads the samples of a plain WAV file.
+fn read_wav(file: &Path) -> anyhow::Result<Vec<i16>> {
+    let bytes = std::fs::read(file).with_context(|| format!("read {}", file.display()))?;
+    ensure!(bytes.len() > 12 && &bytes[..4] == b"RIFF" && &bytes[8..12] == b"WAVE", "{} is no WAV file", file.display());
+    let mut rest = &bytes[12..];
+    while rest.len() >= 8 {
+        let size = u32::from_le_bytes([rest[4], rest[5], rest[6], rest[7]]) as usize;
+        let body = &rest[8..(8 + size).min(rest.len())];
+        match &rest[..4] {
+            b"fmt " => {
+                let wanted = [1, 0, 1, 0, 0x80, 0x3e, 0, 0];
+                ensure!(body.len() >= 16 && body[..8] == wanted && body[14] == 16, "{} is not 16 kHz mono PCM", file.display());
+            }
+            b"data" => return Ok(body.as_chunks().0.iter().map(|x| i16::from_le_bytes(*x)).collect()),
+            _ => {}
+        }
+        rest = &rest[(8 + size + size % 2).min(rest.len())..];
+    }
+    anyhow::bail!("{} holds no samples", file.display())
+}

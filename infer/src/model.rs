@@ -1,0 +1,170 @@
+//! The Whisper network: weights from a folder, an encoder from sound to states, a decoder from states
+//! and tokens to logits. Knows nothing of text, time or search.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub mod decoder;
+pub mod encoder;
+pub mod ops;
+pub mod weights;
+
+mod ctranslate2;
+mod hugging_face;
+
+use decoder::Decoder;
+use encoder::Encoder;
+use weights::Weights;
+
+/// Positions of the encoder's result for one 30 s window: one each 20 ms.
+pub const AUDIO_POSITIONS: usize = 1_500;
+
+/// Why a model folder cannot be used. Each message names the file and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The folder is not a model: something it must hold is absent.
+    #[error("{} is not a model folder: {missing} is missing; {remedy}", folder.display())]
+    Missing {
+        /// The folder that was asked for.
+        folder: PathBuf,
+        /// What was looked for.
+        missing: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// A file is cut short or damaged.
+    #[error("{} is damaged: {reason}; download the model again", file.display())]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+    /// A file is sound but holds something else than a Whisper model that this engine runs.
+    #[error("{} cannot be used: {reason}", file.display())]
+    Unsupported {
+        /// The file.
+        file: PathBuf,
+        /// What it holds instead.
+        reason: String,
+    },
+    /// The operating system refused.
+    #[error("read {}: {source}; check that the file exists and may be read", file.display())]
+    Io {
+        /// The file.
+        file: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+impl LoadError {
+    pub(crate) fn damaged(file: &Path, reason: impl fmt::Display) -> LoadError {
+        LoadError::Damaged { file: file.to_owned(), reason: reason.to_string() }
+    }
+
+    pub(crate) fn unsupported(file: &Path, reason: impl fmt::Display) -> LoadError {
+        LoadError::Unsupported { file: file.to_owned(), reason: reason.to_string() }
+    }
+
+    pub(crate) fn io(file: &Path, source: io::Error) -> LoadError {
+        LoadError::Io { file: file.to_owned(), source }
+    }
+}
+
+/// The sizes of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dims {
+    /// Mel bands of the input: 80, or 128 from large-v3 on.
+    pub mels: usize,
+    /// Width of a state.
+    pub width: usize,
+    /// Attention heads of an encoder layer.
+    pub encoder_heads: usize,
+    /// Attention heads of a decoder layer.
+    pub decoder_heads: usize,
+    /// Layers of the encoder.
+    pub encoder_layers: usize,
+    /// Layers of the decoder.
+    pub decoder_layers: usize,
+    /// Width inside the feed-forward parts.
+    pub inner: usize,
+    /// Tokens the decoder knows.
+    pub vocabulary: usize,
+    /// Tokens the decoder can hold at once, prompt included.
+    pub text_positions: usize,
+}
+
+impl Dims {
+    /// Whether the vocabulary has languages and tasks.
+    pub fn multilingual(&self) -> bool {
+        self.vocabulary >= 51_865
+    }
+
+    /// Reads the sizes off the tensors themselves and checks that they agree with each other.
+    fn of(weights: &Weights) -> Result<Dims, LoadError> {
+        let unsupported = |reason: String| LoadError::unsupported(weights.file(), reason);
+        let [width, mels, 3] = weights.shape("encoder/conv1/weight")? else {
+            return Err(unsupported("encoder/conv1/weight is not (width, mels, 3): not a Whisper model".into()));
+        };
+        let [inner, _] = weights.shape("encoder/layer_0/ffn/linear_0/weight")?;
+        let [vocabulary, _] = weights.shape("decoder/embeddings/weight")?;
+        let [text_positions, _] = weights.shape("decoder/position_encodings/encodings")?;
+        let layers = |side: &str| {
+            (0..).take_while(|i| weights.has(&format!("{side}/layer_{i}/self_attention/linear_0/weight"))).count()
+        };
+        let (encoder_heads, decoder_heads) = weights.heads()?;
+        let dims = Dims {
+            mels,
+            width,
+            encoder_heads,
+            decoder_heads,
+            encoder_layers: layers("encoder"),
+            decoder_layers: layers("decoder"),
+            inner,
+            vocabulary,
+            text_positions,
+        };
+        for (name, heads) in [("encoder", encoder_heads), ("decoder", decoder_heads)] {
+            if heads == 0 || width % heads != 0 {
+                return Err(unsupported(format!("{heads} {name} heads do not divide a width of {width}")));
+            }
+        }
+        if dims.encoder_layers == 0 || dims.decoder_layers == 0 {
+            return Err(unsupported("it has no layers".into()));
+        }
+        if !matches!(mels, 80 | 128) {
+            return Err(unsupported(format!("it hears {mels} mel bands; Whisper models hear 80 or 128")));
+        }
+        if !(51_864..=52_000).contains(&vocabulary) || text_positions < 64 {
+            return Err(unsupported(format!(
+                "its vocabulary of {vocabulary} tokens over {text_positions} positions is not Whisper's"
+            )));
+        }
+        Ok(dims)
+    }
+}
+
+/// A loaded network.
+pub struct Model {
+    /// Its sizes.
+    pub dims: Dims,
+    /// From spectrogram to states.
+    pub encoder: Encoder,
+    /// From states and tokens to logits.
+    pub decoder: Decoder,
+}
+
+impl Model {
+    /// Builds the network from opened weights, copying them into memory as f32.
+    pub fn load(weights: &Weights) -> Result<Model, LoadError> {
+        let dims = Dims::of(weights)?;
+        Ok(Model { dims, encoder: Encoder::load(weights, dims)?, decoder: Decoder::load(weights, dims)? })
+    }
+}
+
+/// Reads the sizes of a model without copying its weights.
+pub fn dims(weights: &Weights) -> Result<Dims, LoadError> {
+    Dims::of(weights)
+}
