@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use service::env::{self, Reader, Redis};
+use streams::Queue;
 use streams::pressure::Limits;
 use streams::stage::{Inlet, Options};
-use streams::Queue;
 
 use crate::Ffmpeg;
 
@@ -51,7 +51,10 @@ impl Config {
                 .or("30s"),
             ffmpeg,
             ahead_max: from
-                .setting("ahead-max", "speech waiting for inference, per shard and lane, before decoding pauses")
+                .setting(
+                    "ahead-max",
+                    "speech waiting for inference, per shard and lane, before decoding pauses",
+                )
                 .or("30min"),
         }
     }
@@ -67,7 +70,11 @@ impl Config {
             bytes_low: high * 32 * 2 / 3,
             ..Limits::default()
         };
-        Options { outlet: Some(Queue::Segments), limits, ..Options::new("decode", Inlet::Queue(Queue::Decode)) }
+        Options {
+            outlet: Some(Queue::Segments),
+            limits,
+            ..Options::new("decode", Inlet::Queue(Queue::Decode))
+        }
     }
 }
 

@@ -10,18 +10,18 @@ use symphonia::core::codecs::audio::well_known::{
 use symphonia::core::codecs::audio::{
     AudioCodecParameters, AudioDecoder, AudioDecoderOptions, CODEC_ID_NULL_AUDIO,
 };
+use symphonia::core::common::Limit;
 use symphonia::core::errors::Error;
 use symphonia::core::formats::probe::Hint;
 use symphonia::core::formats::{FormatOptions, FormatReader, Track, TrackType};
 use symphonia::core::io::{MediaSourceStream, MediaSourceStreamOptions};
-use symphonia::core::common::Limit;
 use symphonia::core::meta::MetadataOptions;
 use symphonia::core::packet::Packet;
 use symphonia::core::units::TimeBase;
 
+use crate::Info;
 use crate::error::{DecodeError, REMEDY};
 use crate::source::Handle;
-use crate::Info;
 
 pub(crate) mod mp4;
 pub(crate) mod names;
@@ -34,6 +34,8 @@ use opus::Opus;
 const SILENT_PACKETS_MAX: u32 = 2_000_000;
 /// Sound that stands in for one damaged packet at most.
 const CONCEALED_SECONDS_MAX: f64 = 1.0;
+/// A longer run-in is a damaged header.
+const RUN_IN_SECONDS_MAX: f64 = 0.5;
 /// Damaged packets that a file may begin with before it is opened without knowing how it sounds.
 const DAMAGED_PACKETS_FIRST: usize = 500;
 /// More channels than this are no recording of speech.
@@ -242,6 +244,9 @@ impl Container {
             if packet.track_id != self.track {
                 continue;
             }
+            if self.good_packets + self.damaged_packets == 0 {
+                self.trim_run_in(&packet);
+            }
             self.decode(&packet, block);
             self.cut_to_trim(block);
             if !block.samples.is_empty() {
@@ -252,7 +257,8 @@ impl Container {
     }
 
     fn decode(&mut self, packet: &Packet, block: &mut Block) {
-        let decoded = guard("decode", || self.codec.decode(packet, block)).unwrap_or_else(|panic| Err(panic.into()));
+        let decoded =
+            guard("decode", || self.codec.decode(packet, block)).unwrap_or_else(|panic| Err(panic.into()));
         let usable = decoded.and_then(|()| match block.channels {
             1..=CHANNELS_MAX if block.rate > 0 => Ok(()),
             _ => Err("impossible number of channels".to_owned().into()),
@@ -272,10 +278,25 @@ impl Container {
         block.samples.clear();
         block.rate = self.info.source_rate;
         block.channels = usize::from(self.info.source_channels);
-        let base = self.format.tracks().iter().find(|t| t.id == self.track).and_then(|t| t.time_base);
-        let seconds = base.map_or(0.0, |base| packet.dur.get() as f64 * seconds_per_tick(base));
+        let seconds = self.time_base().map_or(0.0, |base| packet.dur.get() as f64 * seconds_per_tick(base));
         let frames = (seconds.min(CONCEALED_SECONDS_MAX) * f64::from(block.rate)).round() as usize;
         block.samples.resize(frames * block.channels, 0.0);
+    }
+
+    /// In mkv what begins before time zero is the encoder's run-in. (Opus says so itself.)
+    fn trim_run_in(&mut self, first: &Packet) {
+        if self.info.container == "mkv"
+            && matches!(self.codec, Codec::Symphonia(_))
+            && let Some(base) = self.time_base()
+        {
+            let seconds = -(first.pts.get() as f64) * seconds_per_tick(base);
+            self.trim.start =
+                (seconds.clamp(0.0, RUN_IN_SECONDS_MAX) * f64::from(self.info.source_rate)).round() as u64;
+        }
+    }
+
+    fn time_base(&self) -> Option<TimeBase> {
+        self.format.tracks().iter().find(|t| t.id == self.track).and_then(|t| t.time_base)
     }
 
     /// Cuts off what an edit list hides: the encoder's run-in, and what lies beyond the end.
@@ -324,9 +345,8 @@ impl Container {
         let rate = f64::from(self.info.source_rate);
         let announced = self.announced? as f64 / rate;
         let given = self.frames as f64 / rate;
-        (given + 0.5 < announced * 0.98).then(|| {
-            format!("the header announces {announced:.1} s, but the file ends after {given:.1} s")
-        })
+        (given + 0.5 < announced * 0.98)
+            .then(|| format!("the header announces {announced:.1} s, but the file ends after {given:.1} s"))
     }
 
     /// Whether the first AAC packets carry SBR data without saying so in the header. Starts over afterwards.
@@ -404,7 +424,8 @@ impl Codec {
 fn guard<T>(doing: &str, work: impl FnOnce() -> T) -> Result<T, String> {
     // Whatever the panic left half done is not used again: the caller ends the stream or drops the block.
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        let text =
+            panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
         format!("the decoder failed to {doing}: {}", text.unwrap_or("unknown fault"))
     })
 }
@@ -418,13 +439,15 @@ fn probe(handle: &Handle, hint: Option<&str>, head: &[u8]) -> Result<Box<dyn For
         .limit_tag_bytes(Limit::Maximum(64 << 10))
         .limit_visual_bytes(Limit::Maximum(64 << 10));
     let stream = MediaSourceStream::new(Box::new(handle.rewound()), MediaSourceStreamOptions::default());
-    symphonia::default::get_probe().probe(&extension, stream, FormatOptions::default(), limits).map_err(|error| {
-        match (names::looks_like(head), error) {
-            (None, _) => DecodeError::NotAudio { found: "its beginning is of no known audio or video format".into() },
+    symphonia::default::get_probe().probe(&extension, stream, FormatOptions::default(), limits).map_err(
+        |error| match (names::looks_like(head), error) {
+            (None, _) => {
+                DecodeError::NotAudio { found: "its beginning is of no known audio or video format".into() }
+            }
             (Some(name), Error::Unsupported(what)) => unsupported_codec(names::inside(name, head, what)),
             (Some(name), error) => DecodeError::Damaged { reason: format!("{name}: {}", reason(&error)) },
-        }
-    })
+        },
+    )
 }
 
 /// The audio track to use: the one marked as default, else the first that can be decoded, else the first.
@@ -437,11 +460,14 @@ fn estimate_ms(format: &dyn FormatReader, track: &Track, rate: u32, file_bytes: 
     const BYTES_PER_SECOND_MIN: f64 = 40.0;
     let from_frames = track.num_frames.filter(|_| rate > 0).map(|n| n as f64 / f64::from(rate));
     let media = format.media_info();
-    let from_duration = track.duration.zip(track.time_base).or(media.duration.zip(media.time_base)).map(
-        |(duration, base)| duration.get() as f64 * seconds_per_tick(base),
-    );
+    let from_duration = track
+        .duration
+        .zip(track.time_base)
+        .or(media.duration.zip(media.time_base))
+        .map(|(duration, base)| duration.get() as f64 * seconds_per_tick(base));
     let seconds = from_frames.or(from_duration)?;
-    (seconds > 0.0 && file_bytes as f64 / seconds >= BYTES_PER_SECOND_MIN).then_some((seconds * 1000.0) as u64)
+    (seconds > 0.0 && file_bytes as f64 / seconds >= BYTES_PER_SECOND_MIN)
+        .then_some((seconds * 1000.0) as u64)
 }
 
 fn seconds_per_tick(base: TimeBase) -> f64 {

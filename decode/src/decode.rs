@@ -3,14 +3,18 @@
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use events::{Cause, Channels, Event, Lane, RecordingDecoded, RecordingFailed, SegmentCut, TranscriptionRequested};
+use events::{
+    Cause, Channels, Event, Lane, RecordingDecoded, RecordingFailed, SegmentCut, TranscriptionRequested,
+};
 use service::store::{AudioStore, Key, StoreError};
 use streams::{Delivery, Emitted, Outcome, Outputs, SharedLog, Stage};
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
 use crate::config::Config;
-use crate::{CUTTER_VERSION, Cursor, DecodeError, DecodeOptions, Decoder, Ffmpeg, Part, Step, Summary, metrics};
+use crate::{
+    CUTTER_VERSION, Cursor, DecodeError, DecodeOptions, Decoder, Ffmpeg, Part, Step, Summary, metrics,
+};
 
 /// The decode stage.
 pub struct Decode {
@@ -158,12 +162,16 @@ impl Decode {
             delivery.hand_back().await;
             return "handed back";
         }
-        let message = "the decoder stopped in the middle of the file (a panic: see the log of voiceforge-decode)";
+        let message =
+            "the decoder stopped in the middle of the file (a panic: see the log of voiceforge-decode)";
         delivery.retry(Cause::new("decoder_panicked", message)).await;
         "panicked"
     }
 
-    async fn open(&self, request: &TranscriptionRequested) -> Result<service::store::RangeReader, StoreError> {
+    async fn open(
+        &self,
+        request: &TranscriptionRequested,
+    ) -> Result<service::store::RangeReader, StoreError> {
         let key = Key::parse(&request.audio.key)?;
         self.store.open_range_reader(&key).await
     }

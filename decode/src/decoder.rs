@@ -193,7 +193,11 @@ impl Decoder {
 
     /// Opens a recording to continue after the part that came with `cursor`: it is decoded again from its start, and
     /// the parts after the cursor and the summary are bit for bit those of a run that was never interrupted.
-    pub fn resume(source: impl Source, options: DecodeOptions, cursor: &Cursor) -> Result<Decoder, DecodeError> {
+    pub fn resume(
+        source: impl Source,
+        options: DecodeOptions,
+        cursor: &Cursor,
+    ) -> Result<Decoder, DecodeError> {
         Decoder::start(Box::new(source), options, Some(cursor))
     }
 
@@ -327,7 +331,14 @@ impl Decoder {
                     version: CUTTER_VERSION,
                     channels: self.lanes.iter().map(|lane| lane.at).collect(),
                 };
-                self.ready.push_back(Part { channel: channel as u16, index, start_sample, end_sample, pcm, cursor });
+                self.ready.push_back(Part {
+                    channel: channel as u16,
+                    index,
+                    start_sample,
+                    end_sample,
+                    pcm,
+                    cursor,
+                });
             }
             self.lanes[channel].forget();
         }
@@ -491,7 +502,10 @@ fn starts(cursor: Option<&Cursor>, channels: u16) -> Result<Vec<ChannelCursor>, 
     let Some(cursor) = cursor else { return Ok(vec![ChannelCursor::default(); usize::from(channels)]) };
     let wrong = |reason: String| Err(DecodeError::Cursor { reason });
     if cursor.version != CUTTER_VERSION {
-        return wrong(format!("it was begun with cutter {}, this is cutter {CUTTER_VERSION}", cursor.version));
+        return wrong(format!(
+            "it was begun with cutter {}, this is cutter {CUTTER_VERSION}",
+            cursor.version
+        ));
     }
     if cursor.channels.len() != usize::from(channels) {
         return wrong(format!("it has {} channels, the recording {channels}", cursor.channels.len()));

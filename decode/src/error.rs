@@ -3,8 +3,7 @@
 use std::io;
 
 /// What an unsupported codec or container can be turned into, by whom.
-pub(crate) const REMEDY: &str =
-    "install ffmpeg and enable it for the decode stage, or convert the file first, for example to flac or mp3";
+pub(crate) const REMEDY: &str = "install ffmpeg and enable it for the decode stage, or convert the file first, for example to flac or mp3";
 
 /// The reason a recording gave no audio. A file that breaks midway is not one of these: it ends with a
 /// [`Summary`](crate::Summary) that says where it was cut short.
@@ -14,7 +13,9 @@ pub enum DecodeError {
     #[error("the file is empty: send a file that holds some audio")]
     Empty,
     /// The bytes are no audio or video container that we know.
-    #[error("this is not audio: {found}; send an audio or video file such as wav, mp3, flac, ogg, m4a or mp4")]
+    #[error(
+        "this is not audio: {found}; send an audio or video file such as wav, mp3, flac, ogg, m4a or mp4"
+    )]
     NotAudio {
         /// What the bytes look like.
         found: String,
@@ -48,7 +49,9 @@ pub enum DecodeError {
         limit_ms: u64,
     },
     /// Nothing could be decoded.
-    #[error("the file is damaged and nothing of it could be decoded ({reason}): send it again, or export it anew")]
+    #[error(
+        "the file is damaged and nothing of it could be decoded ({reason}): send it again, or export it anew"
+    )]
     Damaged {
         /// What the decoder said.
         reason: String,

@@ -36,7 +36,8 @@ impl Ffmpeg {
     /// The ffmpeg that the search path `PATH` finds, with the default limits.
     pub fn find() -> Option<Ffmpeg> {
         let path = std::env::var_os("PATH")?;
-        let program = std::env::split_paths(&path).map(|dir| dir.join("ffmpeg")).find(|file| file.is_file())?;
+        let program =
+            std::env::split_paths(&path).map(|dir| dir.join("ffmpeg")).find(|file| file.is_file())?;
         Some(Ffmpeg::at(program))
     }
 
@@ -55,7 +56,8 @@ impl Ffmpeg {
 }
 
 /// Sets the limits, then becomes ffmpeg. `$1` seconds, `$2` KiB; a limit that the system lacks is left out.
-const LIMITED: &str = r#"ulimit -c 0; ulimit -f 0; ulimit -t "$1"; ulimit -v "$2" 2>/dev/null; shift 2; exec "$@""#;
+const LIMITED: &str =
+    r#"ulimit -c 0; ulimit -f 0; ulimit -t "$1"; ulimit -v "$2" 2>/dev/null; shift 2; exec "$@""#;
 
 /// Formats it may take the bytes for: sound and video files, none that name other files.
 const FORMATS: &str = "aac,ac3,eac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dts,dtshd,flac,flv,gsm,matroska,mov,mp3,\
@@ -108,7 +110,10 @@ impl Pipe {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(|error| DecodeError::Ffmpeg { reason: format!("it did not start: {error}"), retryable: true })?;
+            .map_err(|error| DecodeError::Ffmpeg {
+                reason: format!("it did not start: {error}"),
+                retryable: true,
+            })?;
         let mut stdout = child.stdout.take().expect("stdout is piped");
         let stderr = child.stderr.take().expect("stderr is piped");
         let (sender, chunks) = sync_channel(CHUNKS_WAITING);
@@ -135,8 +140,16 @@ impl Pipe {
             channels: 1,
             estimated_ms: None,
         };
-        let mut pipe =
-            Pipe { child, chunks, complaints, wait_left: ffmpeg.wall, rest: Vec::new(), info, frames: 0, _copy: copy };
+        let mut pipe = Pipe {
+            child,
+            chunks,
+            complaints,
+            wait_left: ffmpeg.wall,
+            rest: Vec::new(),
+            info,
+            frames: 0,
+            _copy: copy,
+        };
         pipe.read_header()?;
         Ok(pipe)
     }
@@ -268,7 +281,10 @@ fn spool(ffmpeg: &Ffmpeg, mut source: Handle) -> Result<NamedTempFile, DecodeErr
             retryable: false,
         });
     }
-    let full = |error: io::Error| DecodeError::Ffmpeg { reason: format!("copy the recording: {error}"), retryable: true };
+    let full = |error: io::Error| DecodeError::Ffmpeg {
+        reason: format!("copy the recording: {error}"),
+        retryable: true,
+    };
     let mut copy = NamedTempFile::new_in(&ffmpeg.spool_dir).map_err(full)?;
     let mut chunk = vec![0; 1 << 20];
     loop {

@@ -11,11 +11,16 @@ use service::store::AudioStore;
 use streams::redis::RedisLog;
 
 fn main() -> ExitCode {
-    service::run("voiceforge-decode", "Decodes recordings and cuts them into segments of speech.", Config::read, run)
+    service::run(
+        "voiceforge-decode",
+        "Decodes recordings and cuts them into segments of speech.",
+        Config::read,
+        run,
+    )
 }
 
 async fn run(config: Config, service: Service) -> anyhow::Result<()> {
-    let store = AudioStore::open(&config.audio_store).await.context("open the audio store")?;
+    let store = AudioStore::open(&config.audio_store).context("open the audio store")?;
     service.readiness.expect("redis");
     let redis = streams::redis::Config::new(config.redis.url.as_str(), config.redis.shards);
     let log: streams::SharedLog = Arc::new(RedisLog::connect(redis).await.context("connect to redis")?);

@@ -114,9 +114,10 @@ impl Resampler {
     fn convert(&mut self, from: usize, len: usize, out: &mut Vec<f32>) {
         let Some(fft) = &mut self.fft else { return };
         let frames_out = self.chunk_out.len();
-        let input = InterleavedSlice::new(&self.waiting[from..from + len], 1, len).expect("a slice is as long as it is");
-        let mut output =
-            InterleavedSlice::new_mut(&mut self.chunk_out, 1, frames_out).expect("a slice is as long as it is");
+        let input = InterleavedSlice::new(&self.waiting[from..from + len], 1, len)
+            .expect("a slice is as long as it is");
+        let mut output = InterleavedSlice::new_mut(&mut self.chunk_out, 1, frames_out)
+            .expect("a slice is as long as it is");
         let partial = Indexing::new().partial_len(len);
         let (_, frames) = fft
             .process_into_buffer(&input, &mut output, Some(&partial))

@@ -102,7 +102,9 @@ impl Cutter {
     pub fn finish(&mut self, cuts: &mut Vec<Cut>) {
         self.close_run();
         if let Some(open) = self.open.take() {
-            cuts.extend(self.cut(open, open.end + PAD_FRAMES).map(|cut| Cut { end: cut.end.min(self.at), ..cut }));
+            cuts.extend(
+                self.cut(open, open.end + PAD_FRAMES).map(|cut| Cut { end: cut.end.min(self.at), ..cut }),
+            );
         }
         self.restart(self.at);
     }

@@ -81,7 +81,10 @@ impl Read for Handle {
         let mut shared = self.lock();
         shared.reads += 1;
         if shared.read_bytes > shared.read_bytes_max || shared.reads > shared.read_bytes_max / 64 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file sends its reader round in circles"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the file sends its reader round in circles",
+            ));
         }
         let read = shared.read_at(self.pos, buf);
         if let Ok(len) = read {

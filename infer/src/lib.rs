@@ -5,6 +5,9 @@
 //! to logits), [`search`] (logits to tokens), [`spans`] (tokens to timed texts, with [`tokens`]).
 //! [`models`] finds model folders by name. None of these knows streams or events.
 
+pub mod config;
+pub mod infer;
+pub mod metrics;
 pub mod engine;
 pub mod features;
 pub mod model;

@@ -80,7 +80,8 @@ impl SoundTrack {
             return Trim::default();
         }
         let scale = |ticks: u64, per_second: u32| {
-            (u128::from(ticks) * u128::from(rate) / u128::from(per_second)).min(u128::from(u64::MAX / 4)) as u64
+            (u128::from(ticks) * u128::from(rate) / u128::from(per_second)).min(u128::from(u64::MAX / 4))
+                as u64
         };
         let start = scale(start as u64, self.timescale);
         // The movie's ticks are often whole milliseconds: one of them is granted.
@@ -124,7 +125,11 @@ impl Walk<'_> {
                 break;
             }
             let next = at.saturating_add(size).min(end);
-            found.push(Found { kind: [head[4], head[5], head[6], head[7]], start: (at + header).min(next), end: next });
+            found.push(Found {
+                kind: [head[4], head[5], head[6], head[7]],
+                start: (at + header).min(next),
+                end: next,
+            });
             at = next;
         }
         found
@@ -144,9 +149,13 @@ impl Walk<'_> {
         let head = self.bytes(tkhd.start, 24)?;
         let id = if head[0] == 1 { be32(&head, 20) } else { be32(&head, 12) };
         let timescale = self.child(mdia, b"mdhd").and_then(|b| self.timescale(b)).unwrap_or(0);
-        let stsd = self.child(mdia, b"minf").and_then(|b| self.child(b, b"stbl")).and_then(|b| self.child(b, b"stsd"))?;
+        let stsd = self
+            .child(mdia, b"minf")
+            .and_then(|b| self.child(b, b"stbl"))
+            .and_then(|b| self.child(b, b"stsd"))?;
         let entry = self.bytes(stsd.start + 8, 8)?;
-        let edits = self.child(trak, b"edts").and_then(|b| self.child(b, b"elst")).and_then(|b| self.edits(b));
+        let edits =
+            self.child(trak, b"edts").and_then(|b| self.child(b, b"elst")).and_then(|b| self.edits(b));
         Some(SoundTrack {
             id,
             codec: [entry[4], entry[5], entry[6], entry[7]],

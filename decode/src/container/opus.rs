@@ -35,9 +35,11 @@ impl Opus {
         let layout = if family == 0 {
             (1..=2).contains(&channels).then(|| (1, channels - 1, vec![0, 1][..channels].to_vec()))
         } else {
-            head.get(13..13 + channels).map(|map| (usize::from(head[11]), usize::from(head[12]), map.to_vec()))
+            head.get(13..13 + channels)
+                .map(|map| (usize::from(head[11]), usize::from(head[12]), map.to_vec()))
         };
-        let damaged = || DecodeError::Damaged { reason: "the Opus header describes an impossible layout".into() };
+        let damaged =
+            || DecodeError::Damaged { reason: "the Opus header describes an impossible layout".into() };
         let (streams, coupled, mapping) = layout.ok_or_else(damaged)?;
         let decoded = streams + coupled;
         let possible = channels > 0

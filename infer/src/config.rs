@@ -1,0 +1,40 @@
+//! The settings of `voiceforge-infer`.
+
+use std::path::PathBuf;
+
+use service::env::{self, Reader, Redis};
+use streams::Queue;
+use streams::stage::{Inlet, Options};
+
+/// What an operator can set.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the streams are.
+    pub redis: Redis,
+    /// The folder with a folder per model.
+    pub models: PathBuf,
+    /// Segments transcribed at once.
+    pub slots: usize,
+    /// Threads of the engine; 0 is one per processor.
+    pub threads: usize,
+    /// The model loaded at start, so that the first segment does not wait for it.
+    pub model: String,
+}
+
+impl Config {
+    /// Reads the settings.
+    pub fn read(from: &mut Reader) -> Config {
+        Config {
+            redis: Redis::read(from),
+            models: env::models(from),
+            slots: from.setting("infer-slots", "segments transcribed at once").within(1..=256).or("2"),
+            threads: from.setting("infer-threads", "threads of the engine, 0 for one per processor").or("0"),
+            model: from.setting("model", "model loaded at start, so that the first segment need not wait").or("tiny.en"),
+        }
+    }
+
+    /// Returns how the stage loop is to run.
+    pub fn stage(&self) -> Options {
+        Options::new("infer", Inlet::Queue(Queue::Segments))
+    }
+}

@@ -1,0 +1,246 @@
+//! The stage: one segment of speech in, its text out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context;
+use async_trait::async_trait;
+use events::{Cause, Event, SegmentCut, SegmentFailed, SegmentId, SegmentTranscribed};
+use streams::{Delivery, ModelNote, Outputs, SharedLog, Stage};
+use tokio::sync::OnceCell;
+use tracing::Instrument;
+
+use crate::config::Config;
+use crate::{Engine, ModelInfo, Options, Output, Task, metrics, models};
+
+/// The infer stage.
+pub struct Infer {
+    log: SharedLog,
+    config: Config,
+    models: HashMap<String, Model>,
+}
+
+/// A model in the models folder, loaded when the first segment asks for it.
+struct Model {
+    info: ModelInfo,
+    engine: OnceCell<Arc<Engine>>,
+}
+
+/// Why a segment cannot go on here.
+enum Problem {
+    /// Another worker, or this one later, may do better.
+    Later(Cause),
+    /// Nobody can.
+    Never(Cause),
+}
+
+impl Infer {
+    /// Finds the models, announces them to the deployment and loads the one set to be loaded at start.
+    ///
+    /// # Errors
+    /// When the folder holds no usable model, with what is wrong with each.
+    pub async fn start(log: SharedLog, config: Config) -> anyhow::Result<Infer> {
+        let folder = config.models.clone();
+        let scanned = tokio::task::spawn_blocking(move || models::scan(&folder)).await.context("scan models")??;
+        for (name, error) in &scanned.broken {
+            tracing::error!(model = name, %error, "this model cannot be used");
+        }
+        anyhow::ensure!(
+            !scanned.models.is_empty(),
+            "no model in {}: fetch one with `voiceforge models pull tiny.en`, or set VOICEFORGE_MODELS to the folder that has some",
+            config.models.display()
+        );
+        let mut found = HashMap::new();
+        for info in scanned.models {
+            log.announce_model(&ModelNote {
+                name: info.name.clone(),
+                sha256: info.sha256.clone(),
+                multilingual: info.multilingual,
+                languages: info.languages.iter().map(|&code| code.to_owned()).collect(),
+            })
+            .await
+            .context("announce a model")?;
+            tracing::info!(model = info.name, sha256 = info.sha256, multilingual = info.multilingual, "model found");
+            found.insert(info.name.clone(), Model { info, engine: OnceCell::new() });
+        }
+        let infer = Infer { log, config, models: found };
+        match infer.models.get(&infer.config.model) {
+            Some(model) => drop(infer.engine(model).await.context("load the model")?),
+            None => tracing::warn!(model = infer.config.model, have = ?infer.models(), "the model to load at start is not there"),
+        }
+        Ok(infer)
+    }
+
+    /// Returns the names of the models, in order.
+    pub fn models(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.models.keys().cloned().collect();
+        names.sort();
+        names
+    }
+
+    async fn engine(&self, model: &Model) -> anyhow::Result<Arc<Engine>> {
+        let load = || async {
+            let folder = models::resolve(&self.config.models, &model.info.name)?;
+            let threads = self.config.threads;
+            let started = Instant::now();
+            let engine = tokio::task::spawn_blocking(move || Engine::load(&folder, threads)).await??;
+            metrics::loaded(&model.info.name, started.elapsed().as_secs_f64());
+            tracing::info!(model = model.info.name, seconds = started.elapsed().as_secs_f64(), "model loaded");
+            anyhow::Ok(Arc::new(engine))
+        };
+        model.engine.get_or_try_init(load).await.cloned()
+    }
+
+    async fn segment(&self, delivery: Delivery) {
+        let Event::SegmentCut(cut) = delivery.envelope().event.clone() else {
+            let message = format!("{} is no work for infer", delivery.envelope().event.kind());
+            delivery.fail(Cause::new("wrong_queue", message)).await;
+            return;
+        };
+        let part = format!("{}:{}", cut.channel, cut.index);
+        let event = match self.transcribe(&delivery, &cut).await {
+            Ok(transcribed) => transcribed.into(),
+            Err(Problem::Later(cause)) => {
+                delivery.retry(cause).await;
+                return;
+            }
+            Err(Problem::Never(cause)) => {
+                let SegmentCut { channel, index, start_ms, end_ms, .. } = cut;
+                let attempts = delivery.entry().attempts + 1;
+                tracing::warn!(code = cause.code, cause = cause.message, "cannot be transcribed");
+                SegmentFailed { channel, index, start_ms, end_ms, cause, attempts }.into()
+            }
+        };
+        let fact = delivery.envelope().follow(event, &part, events::now());
+        delivery.finish(Outputs::fact(fact)).await;
+    }
+
+    async fn transcribe(&self, delivery: &Delivery, cut: &SegmentCut) -> Result<SegmentTranscribed, Problem> {
+        let envelope = delivery.envelope();
+        let wanted = &cut.settings.model;
+        let model = self.models.get(&wanted.name).filter(|model| model.info.sha256 == wanted.sha256);
+        let Some(model) = model else {
+            metrics::failed("model_missing");
+            let message = format!(
+                "this worker does not have the model {} with weights {}; it has {}",
+                wanted.name,
+                wanted.sha256,
+                self.models().join(", ")
+            );
+            return Err(Problem::Later(Cause::new("model_missing", message)));
+        };
+        let engine = self.engine(model).await.map_err(|error| {
+            metrics::failed("model_load");
+            Problem::Later(Cause::new("model_load", format!("{error:#}")))
+        })?;
+        let (recording, generation) = (envelope.recording, envelope.generation);
+        let segment = SegmentId { recording, generation, channel: cut.channel, index: cut.index };
+        let redis = |error: streams::Error| Problem::Later(Cause::new("redis", error.to_string()));
+        let speech = self.log.speech(envelope.shard, &segment).await.map_err(redis)?.ok_or_else(|| {
+            metrics::failed("speech_missing");
+            let message = "the segment's speech is gone from Redis: transcribe the recording again from its audio";
+            Problem::Never(Cause::new("speech_missing", message))
+        })?;
+        let pcm: Arc<[i16]> = speech.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect();
+
+        let mut options = options(cut);
+        // Equal work gives equal text, also when it is done again after a crash.
+        options.seed = envelope.event_id.as_uuid().as_u64_pair().0;
+        let guess = model.info.multilingual && options.language.is_none();
+        if guess {
+            options.language = self.log.language(envelope.shard, recording, generation).await.map_err(redis)?;
+        }
+        let started = Instant::now();
+        let mut output = run(&engine, &pcm, &options).await?;
+        if guess && options.language.is_none() && !output.spans.is_empty() {
+            let settled = self.log.settle_language(envelope.shard, recording, generation, &output.language);
+            let settled = settled.await.map_err(redis)?;
+            if settled != output.language {
+                options.language = Some(settled);
+                output = run(&engine, &pcm, &options).await?;
+            }
+        }
+        let infer_ms = started.elapsed().as_millis() as u64;
+        let hottest = output.spans.iter().map(|span| span.temperature).fold(0.0, f32::max);
+        metrics::transcribed(&wanted.name, cut.end_ms - cut.start_ms, infer_ms, hottest);
+        tracing::debug!(infer_ms, spans = output.spans.len(), "transcribed");
+        Ok(result(cut, output, infer_ms))
+    }
+}
+
+#[async_trait]
+impl Stage for Infer {
+    fn slots(&self) -> usize {
+        self.config.slots
+    }
+
+    async fn process(&self, deliveries: Vec<Delivery>) {
+        let segments = deliveries.into_iter().map(|delivery| {
+            let span = delivery.span();
+            self.segment(delivery).instrument(span)
+        });
+        futures::future::join_all(segments).await;
+    }
+}
+
+async fn run(engine: &Arc<Engine>, pcm: &Arc<[i16]>, options: &Options) -> Result<Output, Problem> {
+    let (engine, pcm, options) = (Arc::clone(engine), Arc::clone(pcm), options.clone());
+    match tokio::task::spawn_blocking(move || engine.transcribe(&pcm, &options)).await {
+        Ok(Ok(output)) => Ok(output),
+        Ok(Err(error)) => {
+            metrics::failed("refused");
+            Err(Problem::Never(Cause::new("invalid_settings", error.to_string())))
+        }
+        Err(panic) => {
+            metrics::failed("panicked");
+            Err(Problem::Later(Cause::new("engine_panicked", panic.to_string())))
+        }
+    }
+}
+
+fn options(cut: &SegmentCut) -> Options {
+    let settings = &cut.settings;
+    Options {
+        task: match settings.task {
+            events::Task::Transcribe => Task::Transcribe,
+            events::Task::Translate => Task::Translate,
+        },
+        language: settings.language.clone(),
+        prompt: settings.prompt.clone(),
+        temperatures: settings.temperatures.clone(),
+        ..Options::default()
+    }
+}
+
+/// Moves the engine's times from the segment to the recording.
+fn result(cut: &SegmentCut, output: Output, infer_ms: u64) -> SegmentTranscribed {
+    let at = |ms: u64| (cut.start_ms + ms).min(cut.end_ms);
+    let spans: Vec<events::Span> = output
+        .spans
+        .into_iter()
+        .map(|span| events::Span {
+            start_ms: at(span.start_ms),
+            end_ms: at(span.end_ms),
+            text: span.text,
+            tokens: span.tokens,
+            avg_logprob: span.avg_logprob,
+            no_speech_prob: span.no_speech_prob,
+            compression_ratio: span.compression_ratio,
+            temperature: span.temperature,
+            words: Vec::new(),
+        })
+        .collect();
+    SegmentTranscribed {
+        channel: cut.channel,
+        index: cut.index,
+        start_ms: cut.start_ms,
+        end_ms: cut.end_ms,
+        language: output.language,
+        text: spans.iter().map(|span| span.text.as_str()).collect::<String>().trim().to_owned(),
+        spans,
+        model: cut.settings.model.name.clone(),
+        infer_ms,
+    }
+}
+
