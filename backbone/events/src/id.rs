@@ -227,7 +227,7 @@ impl FromStr for SegmentId {
 }
 
 /// A fixed slice of recordings, written with two digits in keys.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Shard(pub u16);
 

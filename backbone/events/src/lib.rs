@@ -25,4 +25,4 @@ pub use event::{
 };
 pub use id::{Claim, DropIdentity, EventId, IdError, RecordingId, SegmentId, Shard, Tenant};
 pub use manifest::Manifest;
-pub use settings::{Activation, Channels, Lane, ModelRef, Settings, Task};
+pub use settings::{Activation, CUTTER_VERSION, Channels, Lane, ModelRef, Settings, Task};

@@ -1,0 +1,65 @@
+//! The chores of a deployment. Each runs under a lease of its own, so that any number of keepers may be up.
+
+use std::time::Duration;
+
+use service::store::AudioStore;
+use streams::SharedLog;
+use tokio_util::sync::CancellationToken;
+use views::Views;
+
+use crate::config::KeeperConfig;
+use crate::metrics;
+
+pub mod sweep;
+pub mod trim;
+
+/// Does the chores.
+pub struct Keeper {
+    log: SharedLog,
+    views: Views,
+    sweeper: sweep::Sweeper,
+    config: KeeperConfig,
+    name: String,
+}
+
+impl Keeper {
+    /// Makes a keeper with a name of its own.
+    pub fn new(log: SharedLog, views: Views, store: AudioStore, config: KeeperConfig) -> Keeper {
+        let sweeper = sweep::Sweeper::new(SharedLog::clone(&log), views.clone(), store, config.missing_after);
+        Keeper { log, views, sweeper, config, name: format!("keeper:{}", std::process::id()) }
+    }
+
+    /// Does the chores again and again until `shutdown`.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut ticks = tokio::time::interval(self.config.every);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
+            if self.has_lease("sweep").await {
+                report("sweep", self.sweeper.sweep().await);
+            }
+            if self.config.trim && self.has_lease("trim").await {
+                report("trim", trim::archived(&self.log, &self.views).await);
+            }
+        }
+    }
+
+    async fn has_lease(&self, chore: &str) -> bool {
+        // Longer than a round, so that the holder keeps it while it lives.
+        let length = self.config.every * 3 + Duration::from_secs(30);
+        self.log.lease(chore, &self.name, length).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, chore, "cannot take the lease");
+            false
+        })
+    }
+}
+
+fn report(chore: &'static str, done: anyhow::Result<()>) {
+    metrics::chore(chore, done.is_ok());
+    if let Err(error) = done {
+        tracing::warn!(
+            error = format!("{error:#}"),
+            chore,
+            "a chore failed and is done again in the next round"
+        );
+    }
+}

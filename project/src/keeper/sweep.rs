@@ -1,0 +1,121 @@
+//! Hands accepted drops in again that reached no end, and forgets those that did.
+//!
+//! An accepted drop has a manifest in the audio store before it is in any queue. Should Redis lose the queue, the
+//! manifest is still there. Handing a drop in twice is harmless: it names the same recording, whose admission finds
+//! itself done.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use bytes::Bytes;
+use events::Manifest;
+use futures::TryStreamExt;
+use service::store::{AudioStore, Key, StoreError};
+use streams::SharedLog;
+use views::Views;
+
+use crate::metrics;
+
+/// Looks through the manifests of accepted drops.
+pub struct Sweeper {
+    log: SharedLog,
+    views: Views,
+    store: AudioStore,
+    missing_after: Duration,
+    /// When each unfinished drop is to be handed in again, and how long to wait after that.
+    again: HashMap<String, (SystemTime, Duration)>,
+}
+
+/// The longest pause between handing the same drop in.
+const PAUSE_MAX: Duration = Duration::from_secs(3600);
+
+/// Drop ids asked about in one query.
+const PAGE: usize = 500;
+
+impl Sweeper {
+    /// Makes a sweeper that waits `missing_after` before it hands a drop in again.
+    pub fn new(log: SharedLog, views: Views, store: AudioStore, missing_after: Duration) -> Sweeper {
+        Sweeper { log, views, store, missing_after, again: HashMap::new() }
+    }
+
+    /// Goes through all manifests once.
+    ///
+    /// # Errors
+    /// When the store, the database or Redis does not answer; the next round goes on.
+    pub async fn sweep(&mut self) -> anyhow::Result<()> {
+        let folder = Key::parse(Manifest::folder()).context("name the folder of drops")?;
+        let listed: Vec<_> =
+            self.store.list(Some(&folder)).try_collect().await.context("list waiting drops")?;
+        let drops: Vec<(String, SystemTime)> = listed
+            .into_iter()
+            .filter_map(|meta| Some((Manifest::drop_of(&meta.key.to_string())?.to_owned(), meta.modified)))
+            .collect();
+        self.again.retain(|drop, _| drops.iter().any(|(waiting, _)| waiting == drop));
+        let (mut again, mut finished) = (0, 0);
+        for page in drops.chunks(PAGE) {
+            let ids: Vec<String> = page.iter().map(|(drop, _)| drop.clone()).collect();
+            let ended = self.views.finished_drops(&ids).await.context("ask which drops have ended")?;
+            for (drop, since) in page {
+                if ended.contains_key(drop) || self.is_duplicate_of_ended(drop).await? {
+                    self.forget(drop).await?;
+                    finished += 1;
+                } else if self.is_due(drop, *since) {
+                    again += u64::from(self.hand_in_again(drop).await?);
+                }
+            }
+        }
+        metrics::swept(again, finished, drops.len() as u64 - finished);
+        Ok(())
+    }
+
+    /// Tells whether the drop brought what an earlier one had brought: its recording carries the other's drop id.
+    async fn is_duplicate_of_ended(&self, drop: &str) -> anyhow::Result<bool> {
+        let outcome = self.log.drop_outcome(drop).await.context("ask what became of a drop")?;
+        Ok(outcome.is_some_and(|outcome| outcome.duplicate))
+    }
+
+    fn is_due(&mut self, drop: &str, since: SystemTime) -> bool {
+        let now = SystemTime::now();
+        let missing_after = self.missing_after;
+        let (due, pause) =
+            self.again.entry(drop.to_owned()).or_insert_with(|| (since + missing_after, missing_after));
+        if now < *due {
+            return false;
+        }
+        *pause = (*pause * 2).min(PAUSE_MAX);
+        *due = now + *pause;
+        true
+    }
+
+    async fn hand_in_again(&self, drop: &str) -> anyhow::Result<bool> {
+        let key = Key::parse(&Manifest::key(drop)).context("name a manifest")?;
+        let json = match self.store.get_bytes(&key, Manifest::BYTES_MAX).await {
+            Ok(json) => json,
+            Err(StoreError::NotFound { .. }) => return Ok(false),
+            Err(error) => return Err(error).context("read a manifest"),
+        };
+        let manifest = match Manifest::from_json(&json) {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                tracing::error!(%error, drop, "a manifest cannot be read: its drop cannot be handed in again");
+                return Ok(false);
+            }
+        };
+        let fields: Vec<(String, Bytes)> =
+            manifest.fields.into_iter().map(|(name, value)| (name, Bytes::from(value))).collect();
+        self.log.submit(manifest.lane, &fields).await.context("hand a drop in again")?;
+        tracing::warn!(drop, "an accepted drop has no end yet: handed in again");
+        Ok(true)
+    }
+
+    /// Removes the manifest and what may be left of the audio beside it. The manifest goes last: until then a crash
+    /// only means to be here again.
+    async fn forget(&self, drop: &str) -> anyhow::Result<()> {
+        for key in [Manifest::audio_key(drop), Manifest::key(drop)] {
+            let key = Key::parse(&key).context("name a drop's file")?;
+            self.store.delete(&key).await.context("remove a finished drop")?;
+        }
+        Ok(())
+    }
+}

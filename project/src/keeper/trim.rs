@@ -1,0 +1,27 @@
+//! Removes facts from the logs that are archived and acknowledged by every group.
+
+use anyhow::Context;
+use events::Shard;
+use streams::SharedLog;
+use views::Views;
+
+use crate::metrics;
+
+/// Trims every shard below its archive.
+///
+/// # Errors
+/// When the database or Redis does not answer.
+pub async fn archived(log: &SharedLog, views: &Views) -> anyhow::Result<()> {
+    for shard in (0..log.shards()).map(Shard) {
+        let archived = views.archived_through(shard).await.context("read how far the archive reaches")?;
+        if archived == 0 {
+            continue;
+        }
+        let trimmed = log.trim(shard, archived).await.context("trim the log")?;
+        metrics::trimmed(trimmed);
+        if trimmed > 0 {
+            tracing::info!(%shard, archived, trimmed, "trimmed the log");
+        }
+    }
+    Ok(())
+}

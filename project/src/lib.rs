@@ -1,0 +1,10 @@
+//! Two programs over the read side.
+//!
+//! `voiceforge-project` folds the facts into tables and archives them ([`project`]); it does nothing else.
+//! `voiceforge-keeper` does the chores of the deployment ([`keeper`]), each under a lease so that several may run:
+//! handing accepted drops in again that went missing, and trimming the logs below what is archived.
+
+pub mod config;
+pub mod keeper;
+pub mod metrics;
+pub mod project;

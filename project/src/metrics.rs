@@ -1,0 +1,40 @@
+//! The numbers of the projection and the chores. One function per fact.
+
+use metrics::{counter, gauge, histogram};
+use views::Applied;
+
+/// A batch was committed in `seconds`.
+pub fn applied(applied: &Applied, seconds: f64) {
+    counter!("project_events_total", "kind" => "fresh").increment(applied.fresh as u64);
+    counter!("project_events_total", "kind" => "repeated").increment(applied.repeated as u64);
+    counter!("project_seq_conflicts_total").increment(applied.conflicts.len() as u64);
+    histogram!("project_batch_seconds").record(seconds);
+}
+
+/// A batch must be tried again because the database could not take it.
+pub fn retried() {
+    counter!("project_retries_total").increment(1);
+}
+
+/// An event can not be applied at all.
+pub fn refused() {
+    counter!("project_refused_total").increment(1);
+}
+
+/// A chore ran, or failed.
+pub fn chore(name: &'static str, ok: bool) {
+    counter!("keeper_chores_total", "chore" => name, "outcome" => if ok { "done" } else { "failed" })
+        .increment(1);
+}
+
+/// Drops were handed in again, finished drops forgotten, and so many wait.
+pub fn swept(again: u64, finished: u64, waiting: u64) {
+    counter!("keeper_drops_handed_in_again_total").increment(again);
+    counter!("keeper_drops_finished_total").increment(finished);
+    gauge!("keeper_drops_waiting").set(waiting as f64);
+}
+
+/// Facts were trimmed.
+pub fn trimmed(facts: u64) {
+    counter!("keeper_trimmed_facts_total").increment(facts);
+}

@@ -1,0 +1,173 @@
+//! The stage: facts in, rows out, in batches of one transaction each.
+//!
+//! The loop hands over whatever arrives; here it gathers while the transaction before is under way, so that the
+//! batch grows with the load and a lone fact does not wait. Acknowledged only after COMMIT: what is delivered twice
+//! is found in the inbox and changes nothing.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use async_trait::async_trait;
+use events::Cause;
+use service::env::Database;
+use streams::{Delivery, Stage};
+use tokio::sync::mpsc;
+use views::{ApplyError, Entry, EntryError, Installed, Policies, Views};
+
+use crate::config::Config;
+use crate::metrics;
+
+/// The project stage.
+pub struct Project {
+    gathered: mpsc::UnboundedSender<Delivery>,
+    slots: usize,
+}
+
+impl Project {
+    /// Starts the task that applies batches of at most `batch` facts.
+    pub fn start(views: Views, batch: usize) -> Project {
+        let (gathered, inbox) = mpsc::unbounded_channel();
+        tokio::spawn(apply_all(views, inbox, batch));
+        // One batch in a transaction, one gathering: the stage loop's slots bound the channel.
+        Project { gathered, slots: batch * 2 }
+    }
+}
+
+#[async_trait]
+impl Stage for Project {
+    fn slots(&self) -> usize {
+        self.slots
+    }
+
+    async fn process(&self, deliveries: Vec<Delivery>) {
+        for delivery in deliveries {
+            if let Err(unsent) = self.gathered.send(delivery) {
+                // The applying task is gone with a panic: dropping the delivery has it tried again.
+                drop(unsent);
+            }
+        }
+    }
+}
+
+/// Connects to the database and prepares it, waiting for a server that is starting.
+///
+/// # Errors
+/// What waiting does not mend: a wrong address, a newer schema, missing rights.
+pub async fn connect(config: &Config) -> anyhow::Result<(Views, Installed)> {
+    let views = open(&config.database).await?;
+    let policies = Policies { retain: config.retain, compress_after: config.compress_after };
+    loop {
+        match views.migrate(&policies).await {
+            Ok(installed) => return Ok((views, installed)),
+            Err(error) if error.is_transient() => {
+                tracing::warn!(%error, "cannot prepare the database yet, trying again");
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+            Err(error) => return Err(error).context("prepare the database"),
+        }
+    }
+}
+
+/// Connects to the database, waiting for a server that is starting.
+///
+/// # Errors
+/// What waiting does not mend, such as a wrong address.
+pub async fn open(database: &Database) -> anyhow::Result<Views> {
+    loop {
+        match Views::connect(database.url.as_str(), &views::Options::default()).await {
+            Ok(views) => return Ok(views),
+            Err(error) if error.is_transient() => {
+                tracing::warn!(%error, url = %database.url, "the database does not answer, trying again");
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+            Err(error) => return Err(error).context("connect to the database"),
+        }
+    }
+}
+
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+async fn apply_all(views: Views, mut inbox: mpsc::UnboundedReceiver<Delivery>, batch: usize) {
+    let mut deliveries = Vec::new();
+    while inbox.recv_many(&mut deliveries, batch).await > 0 {
+        let mut entries = Vec::with_capacity(deliveries.len());
+        let mut readable = Vec::with_capacity(deliveries.len());
+        for delivery in deliveries.drain(..) {
+            match read(&delivery) {
+                Ok(entry) => {
+                    entries.push(entry);
+                    readable.push(delivery);
+                }
+                Err(error) => refuse(delivery, error.to_string()),
+            }
+        }
+        apply(&views, entries, readable).await;
+    }
+}
+
+fn read(delivery: &Delivery) -> Result<Entry, EntryError> {
+    let entry = delivery.entry();
+    let shard = entry.source.shard().unwrap_or_default();
+    let seq = entry.text("seq").and_then(|seq| seq.parse().ok()).unwrap_or(u64::MAX);
+    Entry::read(shard, seq, entry.field("event").map_or(&[][..], |json| json))
+}
+
+/// Applies a batch, however long the database takes to be there; a batch it refuses is applied one by one, so that
+/// one bad event does not hold the others.
+async fn apply(views: &Views, entries: Vec<Entry>, deliveries: Vec<Delivery>) {
+    match persist(views, &entries, &deliveries).await {
+        None => {}
+        Some(Ok(())) => Delivery::finish_all(deliveries).await,
+        Some(Err(error)) if entries.len() == 1 => {
+            deliveries.into_iter().for_each(|delivery| refuse(delivery, error.clone()));
+        }
+        Some(Err(error)) => {
+            tracing::warn!(
+                error,
+                facts = entries.len(),
+                "a batch was refused: applying its facts one by one"
+            );
+            for (entry, delivery) in entries.into_iter().zip(deliveries) {
+                match persist(views, std::slice::from_ref(&entry), std::slice::from_ref(&delivery)).await {
+                    None => {}
+                    Some(Ok(())) => Delivery::finish_all(vec![delivery]).await,
+                    Some(Err(error)) => refuse(delivery, error),
+                }
+            }
+        }
+    }
+}
+
+/// Applies facts until the database answers. `None`: the program stops, and they are handed back.
+async fn persist(views: &Views, entries: &[Entry], deliveries: &[Delivery]) -> Option<Result<(), String>> {
+    let stopping = deliveries.first()?.stopping().clone();
+    let started = Instant::now();
+    loop {
+        match views.apply(entries).await {
+            Ok(applied) => {
+                metrics::applied(&applied, started.elapsed().as_secs_f64());
+                for conflict in &applied.conflicts {
+                    tracing::error!(
+                        ?conflict,
+                        "one place in the log had two events: redis lost acknowledged writes in a failover"
+                    );
+                }
+                return Some(Ok(()));
+            }
+            Err(ApplyError::Retry(error)) => {
+                metrics::retried();
+                tracing::warn!(%error, facts = entries.len(), "the database cannot take facts now, trying again");
+                if stopping.is_cancelled() {
+                    return None;
+                }
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+            Err(ApplyError::Fatal(error)) => return Some(Err(error.to_string())),
+        }
+    }
+}
+
+fn refuse(delivery: Delivery, error: String) {
+    metrics::refused();
+    tokio::spawn(delivery.fail(Cause::new("not_projectable", error)));
+}
