@@ -1,6 +1,6 @@
 //! What a program is besides its work.
 //!
-//! - [`env`]: its settings, from flags and `VOICEFORGE_*` variables, with every mistake reported at once.
+//! - [`mod@env`]: its settings, from flags and `VOICEFORGE_*` variables, with every mistake reported at once.
 //! - [`telemetry`]: its messages, its metrics, and the trace context that events carry.
 //! - [`admin`]: its admin port with health and metrics.
 //! - [`shutdown`]: its end, with grace for the work in hand.

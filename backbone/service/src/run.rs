@@ -1,6 +1,7 @@
 //! The life of a program, in the order an operator thinks of it.
 
 use std::future::Future;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -54,7 +55,8 @@ where
     let Loaded { config: (config, common), warnings } = match loaded {
         Ok(loaded) => loaded,
         Err(LoadError::Help(text) | LoadError::Version(text)) => {
-            print!("{text}");
+            // Whoever closed the pipe has read enough.
+            let _ = std::io::stdout().write_all(text.as_bytes());
             return ExitCode::SUCCESS;
         }
         Err(LoadError::Mistakes(mistakes)) => {
@@ -78,7 +80,11 @@ where
             ExitCode::SUCCESS
         }
         Err(error) => {
-            tracing::error!(program, "{error:#}");
+            // A filter may leave out our own messages; why a program died is told all the same.
+            match tracing::enabled!(tracing::Level::ERROR) {
+                true => tracing::error!(program, "{error:#}"),
+                false => eprintln!("{program}: {error:#}"),
+            }
             ExitCode::FAILURE
         }
     }

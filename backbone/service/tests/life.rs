@@ -94,6 +94,12 @@ fn failed_work_is_1_and_told_once() {
         .collect();
     assert_eq!(errors.len(), 1, "{told}");
     assert_eq!(errors[0]["message"], "connect to redis: connection refused");
+
+    let quiet = run(&["--work=fails", "--log=off"]);
+    assert_eq!(
+        String::from_utf8_lossy(&quiet.stderr),
+        "voiceforge-x: connect to redis: connection refused\n"
+    );
 }
 
 fn a_signal_ends_the_work() {

@@ -96,6 +96,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
 
     const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -125,6 +127,44 @@ mod tests {
             TraceContext::parse("01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x").is_some(),
             "a later version"
         );
+    }
+
+    #[test]
+    fn messages_carry_the_ids_of_the_work() {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let writer = Arc::clone(&written);
+        let subscriber =
+            tracing_subscriber::fmt().json().with_writer(move || Shared(Arc::clone(&writer))).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let context = TraceContext::parse(PARENT).unwrap();
+            context.span(&"r-1", Some(&"r-1.0.0.7")).in_scope(|| tracing::info!("transcribed"));
+            context.span(&"r-1", None).in_scope(|| tracing::info!("decoded"));
+        });
+        let written = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+        let spans: Vec<String> = written
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["span"].to_string())
+            .collect();
+        assert_eq!(
+            spans,
+            [
+                r#"{"name":"work","recording":"r-1","segment":"r-1.0.0.7","span_id":"00f067aa0ba902b7","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736"}"#,
+                r#"{"name":"work","recording":"r-1","span_id":"00f067aa0ba902b7","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736"}"#,
+            ]
+        );
+    }
+
+    /// A place that several writers write to.
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
     }
 
     #[test]
