@@ -23,10 +23,12 @@ use crate::Info;
 use crate::error::{DecodeError, REMEDY};
 use crate::source::Handle;
 
+mod mkv;
 pub(crate) mod mp4;
 pub(crate) mod names;
 mod opus;
 pub(crate) mod sbr;
+mod wav;
 
 use opus::Opus;
 
@@ -52,6 +54,8 @@ pub struct Block {
     pub samples: Vec<f32>,
 }
 
+const CUT_SHORT: &str = "the file ends in the middle";
+
 /// What [`Container::next`] found.
 #[derive(Debug)]
 pub enum Next {
@@ -71,6 +75,8 @@ pub struct Container {
     trim: mp4::Trim,
     /// Frames given so far, damaged ones included.
     frames: u64,
+    /// The container ends before its time.
+    cut_short: bool,
     /// Frames that the header announces, when its word can be trusted to the frame.
     announced: Option<u64>,
     damaged_packets: u64,
@@ -111,7 +117,7 @@ impl Container {
         }
     }
 
-    fn try_open(handle: Handle, hint: Option<&str>) -> Result<Container, DecodeError> {
+    fn try_open(mut handle: Handle, hint: Option<&str>) -> Result<Container, DecodeError> {
         if handle.len() == 0 {
             return Err(DecodeError::Empty);
         }
@@ -121,6 +127,13 @@ impl Container {
         }
         if let Some(codec) = names::unsupported(&head) {
             return Err(unsupported_codec(codec));
+        }
+        let claim = wav::repair(&mut handle);
+        let mut cut_short = false;
+        match names::looks_like(&head) {
+            Some("mp4") => mp4::repair(&mut handle),
+            Some("mkv") => cut_short = mkv::repair(&mut handle),
+            _ => {}
         }
         let format = probe(&handle, hint, &head)?;
         let name = names::container(format.format_info()).to_owned();
@@ -144,10 +157,18 @@ impl Container {
         }
         let codec = Codec::new(&params, name == "mp4")?;
         let (rate, channels) = codec.shape(&params);
-        let trim = sound.map(|t| t.trim(rate)).unwrap_or_default();
+        let mut trim = sound.map(|t| t.trim(rate)).unwrap_or_default();
+        if matches!(codec, Codec::Opus(_)) {
+            // The edit list repeats the pre-skip that the decoder cuts off already.
+            trim = mp4::Trim { start: 0, end: trim.end.map(|end| end - trim.start) };
+        }
         let estimated_ms = estimate_ms(format.as_ref(), &track, rate, handle.len())
             .map(|ms| ms - ms.min(trim.start * 1000 / u64::from(rate.max(1))));
-        let announced = track.num_frames.filter(|_| names::counts_frames(&name));
+        let counted = names::counts_frames(&name) || name == "mp3" && names::has_frame_count(&handle);
+        let announced = match claim.missing_from {
+            Some(seconds) => Some((seconds * f64::from(rate)) as u64),
+            None => track.num_frames.filter(|_| counted),
+        };
         let info = Info {
             container: name,
             codec: codec_name,
@@ -165,6 +186,7 @@ impl Container {
             info,
             trim,
             frames: 0,
+            cut_short,
             announced,
             damaged_packets: 0,
             good_packets: 0,
@@ -342,6 +364,9 @@ impl Container {
 
     /// The reason when the header promised more than there was.
     fn shortfall(&self) -> Option<String> {
+        if self.cut_short {
+            return Some(CUT_SHORT.into());
+        }
         let rate = f64::from(self.info.source_rate);
         let announced = self.announced? as f64 / rate;
         let given = self.frames as f64 / rate;
@@ -444,7 +469,9 @@ fn probe(handle: &Handle, hint: Option<&str>, head: &[u8]) -> Result<Box<dyn For
             (None, _) => {
                 DecodeError::NotAudio { found: "its beginning is of no known audio or video format".into() }
             }
-            (Some(name), Error::Unsupported(what)) => unsupported_codec(names::inside(name, head, what)),
+            (Some(name), Error::Unsupported(what)) if !what.contains("missing") => {
+                unsupported_codec(names::inside(name, head, what))
+            }
             (Some(name), error) => DecodeError::Damaged { reason: format!("{name}: {}", reason(&error)) },
         },
     )
@@ -481,7 +508,7 @@ fn unsupported_codec(codec: String) -> DecodeError {
 fn reason(error: &Error) -> String {
     match error {
         Error::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-            "the file ends in the middle".into()
+            CUT_SHORT.into()
         }
         other => other.to_string(),
     }

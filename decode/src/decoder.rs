@@ -350,15 +350,22 @@ impl Decoder {
 }
 
 impl Feed {
-    /// The built-in decoders, or ffmpeg for what they lack.
+    /// The built-in decoders, or ffmpeg for what they lack and what they can make nothing of.
     fn open(handle: Handle, options: &DecodeOptions) -> Result<Feed, DecodeError> {
-        match Container::open(handle.clone(), options.hint.as_deref()) {
-            Ok(container) => Ok(Feed::Native(Box::new(container))),
-            Err(error @ DecodeError::UnsupportedCodec { .. }) => match &options.ffmpeg {
-                Some(ffmpeg) => Ok(Feed::Ffmpeg(Box::new(Pipe::open(ffmpeg, handle, error)?))),
-                None => Err(error),
+        let refusal = match Container::open(handle.clone(), options.hint.as_deref()) {
+            Ok(container) => return Ok(Feed::Native(Box::new(container))),
+            Err(error) => error,
+        };
+        match (&options.ffmpeg, refusal) {
+            (Some(ffmpeg), DecodeError::UnsupportedCodec { codec, .. }) => {
+                Pipe::open(ffmpeg, handle, codec).map(|pipe| Feed::Ffmpeg(Box::new(pipe)))
+            }
+            (Some(ffmpeg), DecodeError::Damaged { reason }) => match Pipe::open(ffmpeg, handle, "unknown".into()) {
+                Ok(pipe) => Ok(Feed::Ffmpeg(Box::new(pipe))),
+                Err(error) if error.is_retryable() => Err(error),
+                Err(_) => Err(DecodeError::Damaged { reason }),
             },
-            Err(error) => Err(error),
+            (_, refusal) => Err(refusal),
         }
     }
 

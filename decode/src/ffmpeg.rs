@@ -84,13 +84,8 @@ pub(crate) struct Pipe {
 }
 
 impl Pipe {
-    /// Starts ffmpeg on the source and reads as far as the header of its output. `refusal` is what the built-in
-    /// decoders said.
-    pub fn open(ffmpeg: &Ffmpeg, handle: Handle, refusal: DecodeError) -> Result<Pipe, DecodeError> {
-        let codec = match refusal {
-            DecodeError::UnsupportedCodec { codec, .. } => codec,
-            other => return Err(other),
-        };
+    /// Starts ffmpeg on the source and reads as far as the header of its output. `codec` is what it is believed to be.
+    pub fn open(ffmpeg: &Ffmpeg, handle: Handle, codec: String) -> Result<Pipe, DecodeError> {
         let copy = spool(ffmpeg, handle.rewound())?;
         let mut child = Command::new("/bin/sh")
             .args(["-c", LIMITED, "sh"])

@@ -37,11 +37,10 @@ impl Resampler {
         let fft = if rate == SAMPLE_RATE {
             None
         } else {
-            // One block of about 1000 frames: a steep filter with some 30 ms of delay, which a file does not notice.
             let fft = Fft::new_custom(
                 rate as usize,
                 SAMPLE_RATE as usize,
-                1024,
+                block_frames(rate),
                 1,
                 1,
                 rubato::WindowFunction::BlackmanHarris2,
@@ -127,4 +126,15 @@ impl Resampler {
         out.extend_from_slice(&self.chunk_out[skip..frames]);
         self.given += (frames - skip) as u64;
     }
+}
+
+/// Frames of input that the filter takes at once: some 1000 or more, for a steep filter, and an even number of the
+/// smallest blocks that both rates share, so that its delay (half a block) is a whole number of samples on both sides.
+fn block_frames(rate: u32) -> usize {
+    let (mut shared, mut rest) = (rate, SAMPLE_RATE);
+    while rest > 0 {
+        (shared, rest) = (rest, shared % rest);
+    }
+    let smallest = (rate / shared) as usize;
+    smallest * 1024usize.div_ceil(smallest).next_multiple_of(2)
 }

@@ -19,6 +19,8 @@ pub(crate) struct Handle {
     shared: Arc<Mutex<Shared>>,
     pos: u64,
     len: u64,
+    /// Bytes that are read in place of what is in the file, at their positions.
+    patches: Vec<(u64, Vec<u8>)>,
 }
 
 struct Shared {
@@ -40,7 +42,7 @@ impl Handle {
         // files read a block for each packet, a few times the file at most.
         let read_bytes_max = len.saturating_mul(64).saturating_add(256 << 20);
         let shared = Shared { source, pos: len, failure: None, read_bytes: 0, reads: 0, read_bytes_max };
-        Ok(Handle { shared: Arc::new(Mutex::new(shared)), pos: 0, len })
+        Ok(Handle { shared: Arc::new(Mutex::new(shared)), pos: 0, len, patches: Vec::new() })
     }
 
     /// Length of the source in bytes.
@@ -54,7 +56,12 @@ impl Handle {
         shared.read_bytes = 0;
         shared.reads = 0;
         drop(shared);
-        Handle { shared: self.shared.clone(), pos: 0, len: self.len }
+        Handle { pos: 0, ..self.clone() }
+    }
+
+    /// From now on this handle and its clones read `bytes` at `pos`.
+    pub fn patch(&mut self, pos: u64, bytes: impl Into<Vec<u8>>) {
+        self.patches.push((pos, bytes.into()));
     }
 
     /// The error of the source, once.
@@ -64,7 +71,7 @@ impl Handle {
 
     /// Up to `len` bytes from `pos`; fewer only at the end of the file.
     pub fn peek(&self, pos: u64, len: usize) -> io::Result<Vec<u8>> {
-        let mut at = Handle { shared: self.shared.clone(), pos, len: self.len };
+        let mut at = Handle { pos, ..self.clone() };
         let mut bytes = Vec::new();
         at.by_ref().take(len as u64).read_to_end(&mut bytes)?;
         Ok(bytes)
@@ -92,6 +99,13 @@ impl Read for Handle {
         }
         drop(shared);
         let len = read?;
+        for (at, bytes) in &self.patches {
+            for (at, byte) in (*at..).zip(bytes) {
+                if (self.pos..self.pos + len as u64).contains(&at) {
+                    buf[(at - self.pos) as usize] = *byte;
+                }
+            }
+        }
         self.pos += len as u64;
         Ok(len)
     }

@@ -58,6 +58,23 @@ pub fn read(handle: &Handle) -> Boxes {
     boxes
 }
 
+/// Makes a last box that was cut short end with the file, so that what is there of it can be read.
+pub fn repair(handle: &mut Handle) {
+    let len = handle.len();
+    let last = Walk { handle, boxes_left: BOXES_MAX }.children(0, len).pop();
+    if let Some(Found { at, size, header, .. }) = last
+        && size > len - at
+    {
+        let there = len - at;
+        if header == 16 {
+            handle.patch(at + 8, ((there >> 32) as u32).to_be_bytes());
+            handle.patch(at + 12, (there as u32).to_be_bytes());
+        } else {
+            handle.patch(at, (there as u32).to_be_bytes());
+        }
+    }
+}
+
 impl Boxes {
     /// The codec of the first sound track.
     pub fn audio_codec(&self) -> Option<[u8; 4]> {
@@ -93,6 +110,11 @@ impl SoundTrack {
 #[derive(Clone, Copy)]
 struct Found {
     kind: [u8; 4],
+    /// First byte of the header.
+    at: u64,
+    /// What the header says, which may reach beyond the file.
+    size: u64,
+    header: u64,
     /// First byte after the header.
     start: u64,
     end: u64,
@@ -125,11 +147,8 @@ impl Walk<'_> {
                 break;
             }
             let next = at.saturating_add(size).min(end);
-            found.push(Found {
-                kind: [head[4], head[5], head[6], head[7]],
-                start: (at + header).min(next),
-                end: next,
-            });
+            let kind = [head[4], head[5], head[6], head[7]];
+            found.push(Found { kind, at, size, header, start: (at + header).min(next), end: next });
             at = next;
         }
         found

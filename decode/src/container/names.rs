@@ -5,6 +5,8 @@ use symphonia::core::codecs::audio::well_known as ids;
 use symphonia::core::formats::FormatInfo;
 use symphonia::core::formats::well_known as formats;
 
+use crate::source::Handle;
+
 /// Bytes at the start of a file that are looked at.
 pub const HEAD_BYTES: usize = 4096;
 
@@ -29,6 +31,18 @@ pub fn container(info: &FormatInfo) -> &'static str {
 /// Whether a header of this container counts the frames of sound exactly, rather than estimating them.
 pub fn counts_frames(container: &str) -> bool {
     matches!(container, "wav" | "aiff" | "caf" | "flac" | "mp4")
+}
+
+/// Whether an mp3 file begins with a frame that tells how many there are; without it their number is a guess.
+pub fn has_frame_count(handle: &Handle) -> bool {
+    let id3_bytes = match handle.peek(0, 10).as_deref() {
+        Ok([b'I', b'D', b'3', _, _, _, size @ ..]) => {
+            10 + size.iter().fold(0, |sum, byte| sum << 7 | u64::from(byte & 0x7f))
+        }
+        _ => 0,
+    };
+    let first = handle.peek(id3_bytes, HEAD_BYTES).unwrap_or_default();
+    first.windows(4).any(|w| matches!(w, b"Xing" | b"Info" | b"VBRI"))
 }
 
 /// The everyday name of a codec.
@@ -126,7 +140,6 @@ pub fn unsupported(head: &[u8]) -> Option<String> {
         (b"#!SILK", "SILK"),
         (b"\x02#!SILK", "SILK"),
         (b"riff\x2e\x91\xcf\x11", "Wave64"),
-        (b"RF64", "RF64"),
         (b"DSD ", "DSD"),
     ];
     if let Some((_, name)) = KINDS.iter().find(|(magic, _)| head.starts_with(magic)) {
@@ -149,7 +162,7 @@ pub fn unsupported(head: &[u8]) -> Option<String> {
 pub fn looks_like(head: &[u8]) -> Option<&'static str> {
     let kind = head.get(4..8).unwrap_or_default();
     match head {
-        _ if head.starts_with(b"RIFF") => Some("wav"),
+        _ if head.starts_with(b"RIFF") || head.starts_with(b"RF64") => Some("wav"),
         _ if head.starts_with(b"FORM") => Some("aiff"),
         _ if head.starts_with(b"caff") => Some("caf"),
         _ if head.starts_with(b"fLaC") => Some("flac"),
@@ -172,7 +185,7 @@ pub fn inside(container: &str, head: &[u8], what: &str) -> String {
 
 /// The codec of a wav file by its format tag, where the built-in reader lacks it.
 fn wave_codec(head: &[u8]) -> Option<String> {
-    if !head.starts_with(b"RIFF") || head.get(8..12) != Some(b"WAVE") {
+    if !(head.starts_with(b"RIFF") || head.starts_with(b"RF64")) || head.get(8..12) != Some(b"WAVE") {
         return None;
     }
     let at = head.windows(4).position(|w| w == b"fmt ")?;

@@ -21,12 +21,10 @@ struct Tolerance {
     length_ms: i64,
 }
 
-/// Two decoders and two resamplers that do the same: rounding only.
-const SAME: Tolerance = Tolerance { difference: 0.02, shift: 0, length_ms: 1 };
-/// 44.1 kHz and its like: the resampler's output is shifted by part of a sample, which weighs most on high sounds.
-const FRACTION: Tolerance = Tolerance { difference: 0.25, shift: 1, length_ms: 1 };
+/// The same sound: what differs is rounding and the slope of the two resamplers' filters just below 8 kHz.
+const SAME: Tolerance = Tolerance { difference: 0.05, shift: 0, length_ms: 1 };
 /// The padding at the end is not cut off (the container does not say where it begins), up to two packets.
-const PADDED: Tolerance = Tolerance { difference: 0.02, shift: 0, length_ms: 60 };
+const PADDED: Tolerance = Tolerance { difference: 0.05, shift: 0, length_ms: 60 };
 /// Times in whole milliseconds: the run-in is cut to the nearest.
 const MILLISECONDS: Tolerance = Tolerance { difference: 0.25, shift: 8, length_ms: 60 };
 
@@ -85,6 +83,7 @@ fn wav() {
     }
     check(studio, &["-c:a", "pcm_alaw"], "alaw.wav", 2, ("wav", "A-law"), &SAME);
     check(studio, &["-c:a", "pcm_mulaw"], "mulaw.wav", 2, ("wav", "mu-law"), &SAME);
+    check(studio, &["-rf64", "always"], "rf64.wav", 2, ("wav", "PCM"), &SAME);
     check(studio, &["-c:a", "adpcm_ms"], "ms.wav", 2, ("wav", "MS ADPCM"), &PADDED);
     check(studio, &["-c:a", "adpcm_ima_wav"], "ima.wav", 2, ("wav", "IMA ADPCM"), &PADDED);
 }
@@ -183,11 +182,9 @@ fn sound_tracks_of_videos() {
 #[test]
 fn rates_and_channels() {
     let Some(studio) = studio("rates_and_channels") else { return };
-    for rate in ["8000", "16000", "32000", "96000", "192000"] {
-        check(studio, &["-ar", rate], &format!("{rate}.wav"), 2, ("wav", "PCM"), &SAME);
-    }
-    for rate in ["11025", "12000", "22050", "24000", "44100", "88200"] {
-        check(studio, &["-ar", rate], &format!("{rate}.wav"), 2, ("wav", "PCM"), &FRACTION);
+    for rate in [8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 88200, 96000, 176400, 192000] {
+        let rate = rate.to_string();
+        check(studio, &["-ar", &rate], &format!("{rate}.wav"), 2, ("wav", "PCM"), &SAME);
     }
     check(studio, &["-ar", "8000", "-ac", "1"], "phone.mp3", 1, ("mp3", "MP3"), &SAME);
     check(studio, &["-ar", "16000", "-ac", "1"], "16k.aac", 1, ("aac", "AAC"), &PADDED);
