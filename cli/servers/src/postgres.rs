@@ -85,7 +85,7 @@ impl Postgres {
                     running.end(Signal::SIGQUIT, Duration::from_secs(5));
                     break;
                 }
-                std::thread::sleep(Duration::from_millis(20));
+                std::thread::sleep(Duration::from_millis(50));
             }
             // After a kill -9 the old backends hold the shared memory for a moment, and a port may be taken under our
             // hands: both pass. Anything else does not.
@@ -121,7 +121,12 @@ impl Postgres {
         &self.folder
     }
 
-    /// The process, to watch, signal and stop.
+    /// The process, to look at.
+    pub fn running(&self) -> &Running {
+        &self.running
+    }
+
+    /// The process, to watch and stop.
     pub fn process(&mut self) -> &mut Running {
         &mut self.running
     }

@@ -87,7 +87,12 @@ impl Redis {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// The process, to watch, signal and stop.
+    /// The process, to look at.
+    pub fn running(&self) -> &Running {
+        &self.running
+    }
+
+    /// The process, to watch and stop.
     pub fn process(&mut self) -> &mut Running {
         &mut self.running
     }

@@ -1,0 +1,3 @@
+//! What the command `voiceforge` is made of.
+
+pub mod stack;
