@@ -99,7 +99,8 @@ impl Mel {
     pub fn window(&self, start: usize) -> Vec<f32> {
         let mels = self.values.len().checked_div(self.frames).unwrap_or(0);
         let mut window = vec![0.0; mels * WINDOW_FRAMES];
-        let count = self.frames.saturating_sub(start).min(WINDOW_FRAMES);
+        let start = start.min(self.frames);
+        let count = (self.frames - start).min(WINDOW_FRAMES);
         for mel in 0..mels {
             window[mel * WINDOW_FRAMES..][..count].copy_from_slice(&self.values[mel * self.frames + start..][..count]);
         }

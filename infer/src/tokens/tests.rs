@@ -1,1 +1,108 @@
+use super::*;
 
+/// The 256 bytes, some merges in rank order, and the special tokens of an English-only model.
+fn small() -> Tokens {
+    let alphabet = byte_alphabet();
+    let mut letters: Vec<char> = alphabet.keys().copied().collect();
+    letters.sort();
+    let mut list: Vec<String> = letters.iter().map(char::to_string).collect();
+    list.extend(["he", "ll", "hell", "Ġw", "or", "hello", "Ġ("].map(String::from));
+    let special =
+        ["endoftext", "startoftranscript", "en", "translate", "transcribe", "startoflm", "startofprev", "nocaptions", "notimestamps"];
+    list.extend(special.map(|name| format!("<|{name}|>")));
+    Tokens::new(list, 51_864).expect("the list has what is needed")
+}
+
+fn spelled(tokens: &Tokens, text: &str) -> Vec<String> {
+    tokens.encode(text).iter().map(|token| String::from_utf8_lossy(&tokens.bytes[*token as usize]).into_owned()).collect()
+}
+
+#[test]
+fn neighbours_join_in_the_order_of_their_numbers() {
+    let tokens = small();
+    assert_eq!(spelled(&tokens, "hello world"), ["hello", " w", "or", "l", "d"]);
+    // "he" comes before "ll", so that "hell" needs both.
+    assert_eq!(spelled(&tokens, "ell"), ["e", "ll"]);
+}
+
+#[test]
+fn words_are_split_as_gpt2_splits_them() {
+    let tokens = small();
+    let split = |text: &str| -> Vec<String> { spelled(&tokens, text) };
+    // Of three spaces the last belongs to the word.
+    assert_eq!(split("   w"), [" ", " ", " w"]);
+    assert_eq!(split("w  "), ["w", " ", " "]);
+    assert_eq!(split("a'll"), ["a", "'", "ll"]);
+    assert_eq!(split(""), [""; 0]);
+}
+
+#[test]
+fn text_comes_back_whole() {
+    let tokens = small();
+    for text in ["", " Hello,  world!\n\nIt's 1984's  end. ", "naïve café 日本語 😀", "<|endoftext|>", "tab\tand\u{a0}nbsp \u{0}"] {
+        assert_eq!(tokens.decode(&tokens.encode(text)), text);
+        assert!(tokens.encode(text).iter().all(|token| *token < tokens.special.end));
+    }
+}
+
+#[test]
+fn special_tokens_and_halves_of_letters_make_no_broken_text() {
+    let tokens = small();
+    let mut e = tokens.encode("é");
+    assert_eq!(e.len(), 2);
+    e.insert(0, tokens.special.first_timestamp + 5);
+    e.push(tokens.special.end);
+    assert_eq!(tokens.decode(&e), "é");
+    assert_eq!(tokens.decode(&e[1..2]), "\u{fffd}");
+}
+
+#[test]
+fn annotations_and_specials_are_suppressed_but_punctuation_is_not() {
+    let tokens = small();
+    let number = |text: &str| tokens.numbers[text.as_bytes()];
+    for text in ["(", " (", "[", "#", "~"] {
+        assert!(tokens.suppressed.contains(&number(text)), "{text:?}");
+    }
+    for text in [",", ".", "?", "!", "a", "'"] {
+        assert!(!tokens.suppressed.contains(&number(text)), "{text:?}");
+    }
+    let Special { end, start, previous, no_speech, no_timestamps, .. } = tokens.special;
+    for special in [start, previous, no_speech] {
+        assert!(tokens.suppressed.contains(&special));
+    }
+    assert!(!tokens.suppressed.contains(&end) && !tokens.suppressed.contains(&no_timestamps));
+    assert_eq!(tokens.suppressed_first, [number(" "), end]);
+}
+
+#[test]
+fn languages_go_by_code_and_name() {
+    assert_eq!(language_code("de"), Some("de"));
+    assert_eq!(language_code(" German "), Some("de"));
+    assert_eq!(language_code("CANTONESE"), Some("yue"));
+    assert_eq!(language_code("klingon"), None);
+    assert_eq!(languages_of(51_864), ["en"]);
+    assert_eq!((languages_of(51_865).len(), languages_of(51_865).last()), (99, Some(&"su")));
+    assert_eq!(languages_of(51_866).last(), Some(&"yue"));
+}
+
+#[test]
+fn a_vocabulary_of_another_model_is_refused() {
+    let complaint = |list: &[&str]| Tokens::new(list.iter().map(|x| x.to_string()).collect(), 51_864).err().unwrap();
+    assert!(complaint(&["a", "b"]).contains("has no token <|notimestamps|>"));
+    let mut list: Vec<String> = small().bytes.iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect();
+    assert!(Tokens::new(list.clone(), 1_000).err().unwrap().contains("does not belong to these weights"));
+    list[0] = "xx".into();
+    assert!(Tokens::new(list, 51_864).err().unwrap().contains("lacks single bytes"));
+}
+
+#[test]
+fn a_folder_without_vocabulary_says_what_to_copy() {
+    let folder = tempfile::tempdir().unwrap();
+    let message = Tokens::load(folder.path(), Format::Ctranslate2, 51_864).err().unwrap().to_string();
+    assert!(message.contains("tokenizer.json or vocabulary.json or vocabulary.txt is missing; copy it"), "{message}");
+    for (text, complaint) in [("{", "is damaged"), (r#"{"model": {"vocab": {"a": 18446744073709551615}}}"#, "is damaged")] {
+        std::fs::write(folder.path().join("tokenizer.json"), text).unwrap();
+        let message = Tokens::load(folder.path(), Format::Ctranslate2, 51_864).err().unwrap().to_string();
+        assert!(message.contains("tokenizer.json") && message.contains(complaint), "{message}");
+    }
+}

@@ -1,0 +1,149 @@
+"""Compares this engine with faster-whisper: the same weights, options and windows.
+
+    python infer/compare/compare.py MODEL_FOLDER CLIPS_FOLDER [--program target/release/examples/transcribe] [--language en]
+
+Needs faster-whisper (made with 1.2.1) in the Python that runs it, and the example built:
+`cargo build --release -p infer --example transcribe`.
+
+Clips are all .wav and .flac files of a folder, with their text in NAME.txt where it is known. Each is decoded to
+16 kHz mono 16 bit and cut into windows of at most 30 s, at the quietest 20 ms of the last 5 s. Both engines read the
+same windows, greedily (temperature 0, beam 1, no fallback), with timestamps, on the CPU in float32.
+
+Word errors: both sides lower-cased, numbers and abbreviations left as they are, apostrophes removed, everything
+else but letters and digits taken as a space; then the edit distance between the words. `whisper-normalizer`, where it
+is installed, replaces this with openai's English normaliser; the summary says which one was used.
+
+For windows whose tokens differ, the two highest logits where faster-whisper's text departs are not visible through
+its interface; so the reference is scored under both texts (`model.generate` cannot), and instead the script prints
+the first differing token with both texts for reading.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import tempfile
+import time
+import unicodedata
+import wave
+
+import faster_whisper
+import numpy as np
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model")
+    parser.add_argument("clips")
+    parser.add_argument("--program", default="target/release/examples/transcribe")
+    parser.add_argument("--language")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    normalise, name = normaliser()
+    clips = sorted(p for p in pathlib.Path(arguments.clips).iterdir() if p.suffix in (".wav", ".flac"))
+    with tempfile.TemporaryDirectory() as folder:
+        windows = [w for clip in clips for w in cut(clip, pathlib.Path(folder))]
+        ours, ours_s = run_ours(arguments, windows)
+        theirs, theirs_s = run_theirs(arguments, windows)
+    seconds = sum(w["seconds"] for w in windows)
+    same = 0
+    for window in windows:
+        path = window["path"]
+        if ours[path]["tokens"] == theirs[path]["tokens"]:
+            same += 1
+            continue
+        print(f"differs: {window['clip'].name} at {window['start']:.1f} s")
+        print(f"  ours:   {ours[path]['language']} {ours[path]['text']}\n  theirs: {theirs[path]['language']} {theirs[path]['text']}")
+    words = ours_errors = theirs_errors = 0
+    for clip in clips:
+        reference = clip.with_suffix(".txt")
+        if not reference.exists():
+            continue
+        expected = normalise(reference.read_text()).split()
+        said = lambda texts: normalise("".join(texts[w["path"]]["text"] for w in windows if w["clip"] == clip)).split()
+        a, b = distance(expected, said(ours)), distance(expected, said(theirs))
+        if a != b:
+            print(f"errors: {clip.name}: ours {a}, theirs {b}")
+        words, ours_errors, theirs_errors = words + len(expected), ours_errors + a, theirs_errors + b
+    print(f"model {arguments.model}; {len(clips)} clips, {len(windows)} windows, {seconds:.0f} s; normaliser: {name}")
+    print(f"tokens equal in {same} of {len(windows)} windows")
+    print(f"word errors of {words}: ours {ours_errors}, faster-whisper {faster_whisper.__version__} {theirs_errors}")
+    print(f"time: ours {ours_s:.1f} s, faster-whisper {theirs_s:.1f} s (each {arguments.threads} threads, loading left out)")
+
+
+def normaliser():
+    try:
+        from whisper_normalizer.english import EnglishTextNormalizer
+
+        return EnglishTextNormalizer(), "whisper-normalizer (English)"
+    except ImportError:
+        return plain, "letters and digits"
+
+
+def plain(text):
+    text = unicodedata.normalize("NFKC", text.lower()).replace("'", "").replace("\u2019", "")
+    return " ".join("".join(c if c.isalnum() else " " for c in text).split())
+
+
+def cut(clip, folder):
+    """Decodes a clip and writes its windows as WAV files."""
+    samples = faster_whisper.decode_audio(str(clip), sampling_rate=16000)
+    pcm = np.clip(np.round(samples * 32768), -32768, 32767).astype("<i2")
+    start = 0
+    while start < len(pcm):
+        end = min(start + 30 * 16000, len(pcm))
+        if end < len(pcm):
+            tail = pcm[end - 5 * 16000 : end].astype(np.float64).reshape(-1, 320)
+            end = end - 5 * 16000 + int(np.argmin((tail**2).sum(axis=1))) * 320
+        path = folder / f"{clip.stem}-{start}.wav"
+        with wave.open(str(path), "wb") as file:
+            file.setparams((1, 2, 16000, 0, "NONE", ""))
+            file.writeframes(pcm[start:end].tobytes())
+        yield {"clip": clip, "path": str(path), "pcm": pcm[start:end], "start": start / 16000, "seconds": (end - start) / 16000}
+        start = end
+
+
+def run_ours(arguments, windows):
+    command = [arguments.program, arguments.model, "--greedy", "--threads", str(arguments.threads)]
+    command += ["--language", arguments.language] if arguments.language else []
+    lines = subprocess.run(command + [w["path"] for w in windows], check=True, capture_output=True, text=True).stdout
+    results = [json.loads(line) for line in lines.splitlines()]
+    texts = {
+        r["file"]: {
+            "tokens": [t for span in r["spans"] for t in span["tokens"]],
+            "text": "".join(span["text"] for span in r["spans"]),
+            "language": r["language"],
+        }
+        for r in results
+    }
+    return texts, sum(r["took_ms"] for r in results) / 1000
+
+
+def run_theirs(arguments, windows):
+    model = faster_whisper.WhisperModel(
+        arguments.model, device="cpu", compute_type="float32", cpu_threads=arguments.threads
+    )
+    texts = {}
+    started = time.monotonic()
+    for window in windows:
+        audio = window["pcm"].astype(np.float32) / 32768
+        segments, info = model.transcribe(audio, beam_size=1, temperature=[0.0], language=arguments.language)
+        segments = list(segments)
+        texts[window["path"]] = {
+            "tokens": [t for s in segments for t in s.tokens],
+            "text": "".join(s.text for s in segments),
+            "language": info.language,
+        }
+    return texts, time.monotonic() - started
+
+
+def distance(expected, said):
+    row = list(range(len(said) + 1))
+    for i, a in enumerate(expected, 1):
+        previous, row[0] = row[0], i
+        for j, b in enumerate(said, 1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (a != b))
+    return row[-1]
+
+
+main()
