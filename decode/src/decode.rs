@@ -282,3 +282,6 @@ fn decoded(summary: Summary) -> RecordingDecoded {
         truncated_reason: summary.truncated_reason,
     }
 }
+
+#[cfg(test)]
+mod tests;
