@@ -86,8 +86,11 @@ impl Entry {
     }
 
     /// Returns the identity that commits check: the event's, or the drop's own, or nothing.
+    ///
+    /// Anyone may write drops, so what is not ASCII is no identity: scripts and programs must read it alike.
     pub fn identity(&self) -> &str {
-        self.text("event_id").or_else(|| self.text("drop")).unwrap_or("")
+        let identity = |name| self.text(name).filter(|text| !text.is_empty() && text.is_ascii());
+        identity("event_id").or_else(|| identity("drop")).unwrap_or("")
     }
 
     /// Returns the field of the attempts hash that counts for this entry: its identity, or its place for want of one.
@@ -321,7 +324,7 @@ pub struct Health {
 
 /// A reader with a connection of its own, because a blocked read holds up whatever follows it on the line.
 #[async_trait]
-pub trait Reader: Send {
+pub trait Reader: Send + Sync {
     /// Waits up to `block` for entries nobody was given yet; at most `count` of each source.
     ///
     /// The future must be driven to its end: dropping it leaves entries assigned that nobody sees
@@ -384,8 +387,16 @@ pub trait Log: Send + Sync + 'static {
         ids: &[String],
     ) -> Result<(), Error>;
 
-    /// Puts an entry off: it stays pending and is claimed again when `delay` is over, with `attempts` counted.
-    async fn retry(&self, group: &str, entry: &Entry, attempts: u32, delay: Duration) -> Result<(), Error>;
+    /// Puts an entry of this consumer off: it stays pending and is claimed again when `delay` is over, with
+    /// `attempts` counted and its deliveries forgotten. Tells whether it still was this consumer's.
+    async fn retry(
+        &self,
+        group: &str,
+        consumer: &str,
+        entry: &Entry,
+        attempts: u32,
+        delay: Duration,
+    ) -> Result<bool, Error>;
 
     /// Removes a consumer that holds nothing.
     async fn leave(&self, group: &str, consumer: &str, sources: &[Source]) -> Result<(), Error>;
@@ -399,13 +410,17 @@ pub trait Log: Send + Sync + 'static {
     /// Emits a part of a streaming decode.
     async fn emit(&self, emit: &Emit) -> Result<Emitted, Error>;
 
+    /// Marks a recording deleted: from now on, whatever ends or is emitted for it leaves nothing behind.
+    async fn mark_deleted(&self, shard: Shard, recording: RecordingId) -> Result<(), Error>;
+
     /// Returns a recording's decode cursor, empty before the first part.
     async fn cursor(&self, key: &str) -> Result<String, Error>;
 
     /// Admits a recording, or records its rejection.
     async fn admit(&self, admit: &Admit) -> Result<Admission, Error>;
 
-    /// Hands in a drop and returns its id in the queue.
+    /// Hands in a drop and returns its id in the queue. After a lost reply the drop may stand there twice: the
+    /// de-duplication claim makes them one recording.
     async fn submit(&self, lane: Lane, fields: &[(String, Bytes)]) -> Result<String, Error>;
 
     /// Keeps what became of a drop for a week.

@@ -69,9 +69,21 @@ impl MemoryLog {
     /// Returns the facts of a shard in order, as JSON.
     pub fn facts(&self, shard: Shard) -> Vec<Entry> {
         let source = Source::Log(shard);
+        self.entries(&source.key(), source)
+    }
+
+    /// Returns the entries of any stream by its key, as if they had been read from `source`.
+    pub fn entries(&self, key: &str, source: Source) -> Vec<Entry> {
         let state = self.lock();
-        let Some(stream) = state.streams.get(&source.key()) else { return Vec::new() };
+        let Some(stream) = state.streams.get(key) else { return Vec::new() };
         stream.entries.iter().map(|(id, fields)| entry(source, *id, fields.clone(), 1, 0)).collect()
+    }
+
+    /// Removes an entry behind the groups' backs, as an operator's XDEL does.
+    pub fn remove(&self, source: Source, id: &str) {
+        if let Some(stream) = self.lock().streams.get_mut(&source.key()) {
+            stream.entries.remove(&number(id));
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -238,6 +250,7 @@ impl Log for MemoryLog {
 
     async fn own_pending(&self, group: &str, consumer: &str, source: Source) -> Result<Vec<Entry>, Error> {
         let mut state = self.lock();
+        let attempts = state.attempts.get(&source.attempts(group)).cloned().unwrap_or_default();
         let stream = state.stream_with_group(group, source, "read own history")?;
         let Stream { entries, groups, .. } = stream;
         let group = groups.get_mut(group).expect("stream_with_group() found it");
@@ -246,7 +259,9 @@ impl Log for MemoryLog {
             .map(|(&id, pending)| {
                 pending.deliveries += 1;
                 pending.renewed = Some(Instant::now());
-                entry(source, id, entries.get(&id).cloned().unwrap_or_default(), 1, 0)
+                let mut own = entry(source, id, entries.get(&id).cloned().unwrap_or_default(), 1, 0);
+                own.attempts = attempts.get(own.attempts_field()).map_or(0, |(attempts, _)| *attempts);
+                own
             })
             .collect())
     }
@@ -335,7 +350,14 @@ impl Log for MemoryLog {
         Ok(())
     }
 
-    async fn retry(&self, group: &str, entry: &Entry, attempts: u32, delay: Duration) -> Result<(), Error> {
+    async fn retry(
+        &self,
+        group: &str,
+        consumer: &str,
+        entry: &Entry,
+        attempts: u32,
+        delay: Duration,
+    ) -> Result<bool, Error> {
         let mut state = self.lock();
         let stream = state.stream_with_group(group, entry.source, "put an entry off")?;
         let pending = stream
@@ -344,12 +366,13 @@ impl Log for MemoryLog {
             .expect("stream_with_group() found it")
             .pending
             .get_mut(&number(&entry.id));
-        let Some(pending) = pending else { return Ok(()) };
+        let Some(pending) = pending.filter(|pending| pending.owner == consumer) else { return Ok(false) };
         "retry".clone_into(&mut pending.owner);
         pending.renewed = Some(Instant::now());
+        pending.deliveries = 0;
         let kept = state.attempts.entry(entry.source.attempts(group)).or_default();
         kept.insert(entry.attempts_field().to_owned(), (attempts, Instant::now() + delay));
-        Ok(())
+        Ok(true)
     }
 
     async fn leave(&self, _group: &str, _consumer: &str, _sources: &[Source]) -> Result<(), Error> {
@@ -437,6 +460,11 @@ impl Log for MemoryLog {
         drop(state);
         self.appended.notify_waiters();
         Ok(Emitted::Done)
+    }
+
+    async fn mark_deleted(&self, shard: Shard, recording: RecordingId) -> Result<(), Error> {
+        self.lock().strings.insert(keys::deleted(shard, recording), Bytes::from_static(b"1"));
+        Ok(())
     }
 
     async fn cursor(&self, key: &str) -> Result<String, Error> {

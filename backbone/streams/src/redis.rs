@@ -59,6 +59,8 @@ struct Scripts {
     heartbeat: Script,
     hand_back: Script,
     leave: Script,
+    settle: Script,
+    announce: Script,
     lease: Script,
 }
 
@@ -73,6 +75,8 @@ impl Scripts {
             heartbeat: Script::new(include_str!("scripts/heartbeat.lua")),
             hand_back: Script::new(include_str!("scripts/hand_back.lua")),
             leave: Script::new(include_str!("scripts/leave.lua")),
+            settle: Script::new(include_str!("scripts/settle.lua")),
+            announce: Script::new(include_str!("scripts/announce.lua")),
             lease: Script::new(include_str!("scripts/lease.lua")),
         }
     }
@@ -179,7 +183,10 @@ fn is_transient(error: &RedisError) -> bool {
         || error.is_timeout()
         || error.is_connection_dropped()
         || error.is_connection_refusal()
-        || matches!(code, "LOADING" | "BUSY" | "READONLY" | "MASTERDOWN" | "TRYAGAIN" | "CLUSTERDOWN")
+        || matches!(
+            code,
+            "LOADING" | "BUSY" | "READONLY" | "MASTERDOWN" | "TRYAGAIN" | "CLUSTERDOWN" | "NOSCRIPT"
+        )
 }
 
 fn failed(action: &'static str, error: RedisError) -> Error {
@@ -262,6 +269,11 @@ impl Log for RedisLog {
 
     async fn ensure_groups(&self, group: &str, sources: &[Source]) -> Result<(), Error> {
         for source in sources {
+            // Looked for first, because at the memory limit XGROUP CREATE is refused even where it would change
+            // nothing, and those who start then are those who free memory.
+            if self.groups(*source).await?.iter().any(|known| known.name == group) {
+                continue;
+            }
             let mut command = redis::cmd("XGROUP");
             command.arg("CREATE").arg(source.key()).arg(group).arg("0").arg("MKSTREAM");
             match self.run::<Value>("create stream group", &command).await {
@@ -307,7 +319,7 @@ impl Log for RedisLog {
             let Some(last) = page.last() else { return Ok(all) };
             from.clone_from(&last.id);
             // An entry whose data is gone comes back without fields: a commit finds that out and acknowledges it.
-            all.extend(page);
+            all.extend(self.with_attempts(group, source, page).await?);
         }
     }
 
@@ -357,12 +369,19 @@ impl Log for RedisLog {
         self.script("hand work back", &invocation).await
     }
 
-    async fn retry(&self, group: &str, entry: &Entry, attempts: u32, delay: Duration) -> Result<(), Error> {
+    async fn retry(
+        &self,
+        group: &str,
+        consumer: &str,
+        entry: &Entry,
+        attempts: u32,
+        delay: Duration,
+    ) -> Result<bool, Error> {
         let mut invocation = self.scripts.retry.prepare_invoke();
         invocation.key(entry.source.key()).key(entry.source.attempts(group));
-        invocation.arg(group).arg(&entry.id).arg(entry.attempts_field()).arg(attempts);
+        invocation.arg(group).arg(consumer).arg(&entry.id).arg(entry.attempts_field()).arg(attempts);
         invocation.arg(delay.as_millis() as u64);
-        self.script::<Value>("put an entry off", &invocation).await.map(drop)
+        Ok(self.script::<u8>("put an entry off", &invocation).await? == 1)
     }
 
     async fn leave(&self, group: &str, consumer: &str, sources: &[Source]) -> Result<(), Error> {
@@ -441,6 +460,12 @@ impl Log for RedisLog {
         })
     }
 
+    async fn mark_deleted(&self, shard: Shard, recording: RecordingId) -> Result<(), Error> {
+        let mut command = redis::cmd("SET");
+        command.arg(keys::deleted(shard, recording)).arg(1).arg("EX").arg(self.config.keep.as_secs());
+        self.run("mark a recording deleted", &command).await
+    }
+
     async fn cursor(&self, key: &str) -> Result<String, Error> {
         let cursor: Option<String> = self.run("read the decode cursor", redis::cmd("GET").arg(key)).await?;
         Ok(cursor.unwrap_or_default())
@@ -508,11 +533,10 @@ impl Log for RedisLog {
         generation: u32,
         language: &str,
     ) -> Result<String, Error> {
-        let mut command = redis::cmd("SET");
-        command.arg(keys::language(shard, recording, generation)).arg(language);
-        command.arg("NX").arg("GET").arg("EX").arg(self.config.keep.as_secs());
-        let before: Option<String> = self.run("settle the language", &command).await?;
-        Ok(before.unwrap_or_else(|| language.to_owned()))
+        let mut invocation = self.scripts.settle.prepare_invoke();
+        invocation.key(keys::language(shard, recording, generation));
+        invocation.arg(language).arg(self.config.keep.as_secs());
+        self.script("settle the language", &invocation).await
     }
 
     async fn language(
@@ -527,9 +551,9 @@ impl Log for RedisLog {
 
     async fn announce_model(&self, note: &ModelNote) -> Result<(), Error> {
         let json = serde_json::to_string(note).expect("a note is plain data");
-        let mut command = redis::cmd("HSET");
-        command.arg(keys::MODELS).arg(&note.name).arg(json);
-        self.run::<i64>("announce a model", &command).await.map(drop)
+        let mut invocation = self.scripts.announce.prepare_invoke();
+        invocation.key(keys::MODELS).arg(&note.name).arg(json);
+        self.script::<Value>("announce a model", &invocation).await.map(drop)
     }
 
     async fn models(&self) -> Result<BTreeMap<String, ModelNote>, Error> {
@@ -560,9 +584,13 @@ impl Log for RedisLog {
             return self.run("measure the log", redis::cmd("XLEN").arg(source.key())).await;
         };
         // Contiguous seq makes this exact where the server's own `lag` is not (it is nil after a restart).
-        let newest = reply::seq_of(self.xrange(source, "+", "-").await?);
-        let read = reply::seq_of(self.xrange(source, &group.last_delivered, "-").await?);
-        Ok(newest.unwrap_or(0).saturating_sub(read.unwrap_or_else(|| newest.unwrap_or(0))) + group.pending)
+        let Some(newest) = reply::seq_of(self.xrange(source, "+", "-").await?) else { return Ok(group.pending) };
+        let read = match reply::seq_of(self.xrange(source, &group.last_delivered, "-").await?) {
+            Some(read) => read,
+            // All it was given is trimmed, or it was given nothing yet: what is left is unread.
+            None => reply::seq_of(self.oldest(source).await?).unwrap_or(newest).saturating_sub(1),
+        };
+        Ok(newest.saturating_sub(read) + group.pending)
     }
 
     async fn health(&self) -> Result<Health, Error> {
@@ -625,6 +653,30 @@ impl Log for RedisLog {
 }
 
 impl RedisLog {
+    /// Fills in how often processing each entry failed.
+    async fn with_attempts(
+        &self,
+        group: &str,
+        source: Source,
+        mut entries: Vec<Entry>,
+    ) -> Result<Vec<Entry>, Error> {
+        let mut command = redis::cmd("HMGET");
+        command.arg(source.attempts(group));
+        command.arg(entries.iter().map(|entry| entry.attempts_field()).collect::<Vec<_>>());
+        let kept: Vec<Option<String>> = self.run("read attempts", &command).await?;
+        for (entry, kept) in entries.iter_mut().zip(kept) {
+            let attempts = kept.as_deref().and_then(|kept| kept.split(':').next()?.parse().ok());
+            entry.attempts = attempts.unwrap_or(0);
+        }
+        Ok(entries)
+    }
+
+    async fn oldest(&self, source: Source) -> Result<Option<Entry>, Error> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(source.key()).arg("-").arg("+").arg("COUNT").arg(1);
+        Ok(reply::range_of(self.run("read the log", &command).await?, source)?.pop())
+    }
+
     /// Returns the newest entry between two ids.
     async fn xrange(&self, source: Source, from: &str, to: &str) -> Result<Option<Entry>, Error> {
         let mut command = redis::cmd("XREVRANGE");

@@ -35,10 +35,15 @@ pub async fn server(log: &RedisLog) -> Result<(), Error> {
 
 /// Fixes the number of shards with the first start; another number would look for recordings in the wrong place.
 async fn shards(log: &RedisLog) -> Result<(), Error> {
+    const ACTION: &str = "agree on the number of shards";
     let ours = log.config.shards;
-    let mut command = redis::cmd("SET");
-    command.arg(keys::SHARDS).arg(ours).arg("NX").arg("GET");
-    let theirs: Option<u16> = log.run("agree on the number of shards", &command).await?;
+    // Read first: at the memory limit a write is refused, and those who start then are those who free memory.
+    let mut theirs: Option<u16> = log.run(ACTION, redis::cmd("GET").arg(keys::SHARDS)).await?;
+    if theirs.is_none() {
+        let mut command = redis::cmd("SET");
+        command.arg(keys::SHARDS).arg(ours).arg("NX").arg("GET");
+        theirs = log.run(ACTION, &command).await?;
+    }
     match theirs {
         Some(theirs) if theirs != ours => Err(Error::Misconfigured(format!(
             "this deployment has {theirs} shards and was started with {ours}: set VOICEFORGE_SHARDS={theirs} \

@@ -19,14 +19,17 @@ while #taken < count do
         redis.call('XACK', KEYS[1], group, id)
         gone[#gone + 1] = id
       else
-        local identity = ''
-        local drop = ''
+        -- As programs read it: the first field of the name; what is empty or not ASCII is no identity.
+        local found = {}
         for i = 1, #entry[2], 2 do
-          if entry[2][i] == 'event_id' then identity = entry[2][i + 1] end
-          if entry[2][i] == 'drop' then drop = entry[2][i + 1] end
+          local name, value = entry[2][i], entry[2][i + 1]
+          if name == 'event_id' or name == 'drop' then found[name] = found[name] or value end
         end
-        if identity == '' then identity = drop end
-        if identity == '' then identity = id end
+        local identity = id
+        for _, name in ipairs({'drop', 'event_id'}) do
+          local value = found[name]
+          if value and value ~= '' and not string.find(value, '[\128-\255]') then identity = value end
+        end
         local attempts, due = 0, 0
         local kept = redis.call('HGET', KEYS[2], identity)
         if kept then

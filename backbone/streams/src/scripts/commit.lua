@@ -17,8 +17,13 @@ if not entry then
   return 'gone'
 end
 local field = {}
-for i = 1, #entry[2], 2 do field[entry[2][i]] = entry[2][i + 1] end
-if (field['event_id'] or field['drop'] or '') ~= identity then return 'mismatch' end
+for i = 1, #entry[2], 2 do field[entry[2][i]] = field[entry[2][i]] or entry[2][i + 1] end
+-- As programs read it: the first field of the name; what is empty or not ASCII is no identity.
+local function id_in(name)
+  local value = field[name]
+  return value and value ~= '' and not string.find(value, '[\128-\255]') and value
+end
+if (id_in('event_id') or id_in('drop') or '') ~= identity then return 'mismatch' end
 
 local deleted = redis.call('EXISTS', KEYS[6]) == 1
 local at = 8
@@ -41,7 +46,8 @@ end
 if dead > 0 and not deleted then
   local letter = {}
   for i = at, at + dead - 1 do letter[#letter + 1] = ARGV[i] end
-  for i = 1, #entry[2] do letter[#letter + 1] = entry[2][i] end
+  -- A call takes a few thousand arguments; an entry with more fields than any of ours has is cut short.
+  for i = 1, math.min(#entry[2], 2000) do letter[#letter + 1] = entry[2][i] end
   redis.call('XADD', KEYS[7], '*', unpack(letter))
 end
 
@@ -49,8 +55,13 @@ redis.call('XACK', KEYS[1], group, id)
 redis.call('HDEL', KEYS[2], identity ~= '' and identity or id)
 if ARGV[4] == '1' then
   redis.call('XDEL', KEYS[1], id)
-  if field['ms'] then redis.call('HINCRBY', KEYS[3], 'ms', -tonumber(field['ms'])) end
-  if field['bytes'] then redis.call('HINCRBY', KEYS[3], 'bytes', -tonumber(field['bytes'])) end
+  -- Nobody counts drops, and their fields may say anything.
+  for _, name in ipairs({'ms', 'bytes'}) do
+    local weight = field[name]
+    if weight and #weight < 16 and string.find(weight, '^[1-9]%d*$') and redis.call('HEXISTS', KEYS[3], name) == 1 then
+      redis.call('HINCRBY', KEYS[3], name, '-' .. weight)
+    end
+  end
 end
 for i = 8 + 2 * outputs, #KEYS do redis.call('DEL', KEYS[i]) end
 return deleted and 'deleted' or 'done'

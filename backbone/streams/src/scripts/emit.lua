@@ -8,7 +8,7 @@ if #redis.call('XPENDING', KEYS[1], group, id, id, 1) == 0 then return 'lost' en
 local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
 if not entry then return 'gone' end
 local field = {}
-for i = 1, #entry[2], 2 do field[entry[2][i]] = entry[2][i + 1] end
+for i = 1, #entry[2], 2 do field[entry[2][i]] = field[entry[2][i]] or entry[2][i + 1] end
 if (field['event_id'] or '') ~= identity then return 'mismatch' end
 if redis.call('EXISTS', KEYS[2]) == 1 then return 'deleted' end
 

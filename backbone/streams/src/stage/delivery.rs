@@ -266,8 +266,11 @@ impl Delivery {
     pub async fn put_off(self, delay: Duration) -> Ended {
         let Context { log, options, .. } = &*self.context;
         metrics::put_off(options.name);
-        let ended = match log.retry(options.name, &self.entry, self.entry.attempts, delay).await {
-            Ok(()) => Ended::PutOff,
+        let attempts = self.entry.attempts;
+        let ended = match log.retry(options.name, &options.worker, &self.entry, attempts, delay).await {
+            Ok(true) => Ended::PutOff,
+            // Another worker has it by now, or ended it.
+            Ok(false) => Ended::Committed(Outcome::Lost),
             Err(error) => {
                 tracing::error!(%error, "cannot put an entry off: it is claimed when the lease ends");
                 Ended::Abandoned
