@@ -152,10 +152,10 @@ impl GenerationFacts {
     }
 
     /// Returns how many segments of `channel` belong to the transcript; all there may be before decoding ended.
-    pub fn segments_below(&self, channel: u16) -> u32 {
+    pub fn segments_below(&self, channel: u16) -> u64 {
         match self.decoded() {
-            Some(decoded) => decoded.segments.get(usize::from(channel)).copied().unwrap_or(0),
-            None => u32::MAX,
+            Some(decoded) => decoded.segments.get(usize::from(channel)).copied().unwrap_or(0).into(),
+            None => u64::MAX,
         }
     }
 

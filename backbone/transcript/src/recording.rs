@@ -131,7 +131,9 @@ struct Generation {
 impl Generation {
     /// The segments that belong to the transcript, in order of channel and index.
     fn segments(&self) -> impl Iterator<Item = &Segment> {
-        self.segments.values().filter(|segment| segment.index < self.facts.segments_below(segment.channel))
+        self.segments
+            .values()
+            .filter(|segment| u64::from(segment.index) < self.facts.segments_below(segment.channel))
     }
 
     fn state(&self) -> State {

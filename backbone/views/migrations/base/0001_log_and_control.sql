@@ -1,0 +1,78 @@
+-- What is kept when the read side is rebuilt: the archive of events, and what the programs remember.
+CREATE SCHEMA log;
+CREATE SCHEMA IF NOT EXISTS control;
+
+-- Every fact, as it stood in the log. `event` is the envelope, byte for byte.
+CREATE TABLE log.events (
+    occurred_at  timestamptz NOT NULL,
+    event_id     uuid        NOT NULL,
+    type         text        NOT NULL,
+    version      bigint      NOT NULL,
+    shard        integer     NOT NULL,
+    seq          bigint      NOT NULL,
+    recording    uuid        NOT NULL,
+    tenant       text        NOT NULL,
+    generation   bigint      NOT NULL,
+    round        bigint      NOT NULL,
+    submitted_at timestamptz NOT NULL,
+    event        text        NOT NULL,
+    PRIMARY KEY (occurred_at, event_id)
+);
+CREATE INDEX events_by_seq ON log.events (shard, seq);
+CREATE INDEX events_by_recording ON log.events (recording, seq);
+
+-- Decides what is new to a projection. Not the place in a stream: those repeat after a failover.
+CREATE TABLE control.inbox (
+    projection text    NOT NULL,
+    event_id   uuid    NOT NULL,
+    shard      integer NOT NULL,
+    seq        bigint  NOT NULL,
+    PRIMARY KEY (projection, event_id)
+);
+
+-- Which seqs of a shard's log a projection has seen, as ranges: one range when nothing is missing.
+CREATE TABLE control.checkpoints (
+    projection text           NOT NULL,
+    shard      integer        NOT NULL,
+    seen       int8multirange NOT NULL,
+    applied    bigint         NOT NULL,
+    PRIMARY KEY (projection, shard)
+);
+
+-- Seqs that will never come, and why: `seen` counts them as seen.
+CREATE TABLE control.gaps (
+    projection text        NOT NULL,
+    shard      integer     NOT NULL,
+    first_seq  bigint      NOT NULL,
+    last_seq   bigint      NOT NULL,
+    reason     text        NOT NULL,
+    noted_at   timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (projection, shard, first_seq, last_seq)
+);
+
+-- Two events with one seq: the log was rolled back by a failover after the first was read.
+CREATE TABLE control.conflicts (
+    projection   text        NOT NULL,
+    shard        integer     NOT NULL,
+    seq          bigint      NOT NULL,
+    first_event  uuid        NOT NULL,
+    second_event uuid        NOT NULL,
+    noted_at     timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (projection, shard, seq, second_event)
+);
+
+CREATE TABLE control.tenants (
+    tenant     text PRIMARY KEY,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- Keys of the API. Only the SHA-256 of a key is kept; `prefix` lets people recognise it.
+CREATE TABLE control.api_keys (
+    id         uuid        PRIMARY KEY,
+    tenant     text        NOT NULL REFERENCES control.tenants,
+    name       text        NOT NULL,
+    prefix     text        NOT NULL,
+    hash       bytea       NOT NULL UNIQUE,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    revoked_at timestamptz
+);

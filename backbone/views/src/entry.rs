@@ -1,0 +1,170 @@
+//! One entry of a shard's log, as it is folded and archived.
+
+use events::{CodecError, Decoded, Envelope, Event, EventId, RecordingId, Shard};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::Value;
+
+/// An entry that was read: its place, its bytes, and the event it holds, if this release knows the type.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    pub(crate) head: Head,
+    pub(crate) json: String,
+    envelope: Option<Box<Envelope>>,
+}
+
+/// What every event says of itself, whatever its type.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub(crate) struct Head {
+    #[serde(skip)]
+    pub shard: u16,
+    #[serde(skip)]
+    pub seq: i64,
+    pub event_id: EventId,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub version: u32,
+    pub recording: RecordingId,
+    pub tenant: String,
+    #[serde(default)]
+    pub generation: u32,
+    #[serde(default)]
+    pub round: u32,
+    pub submitted_at: Timestamp,
+    pub occurred_at: Timestamp,
+}
+
+/// An entry that cannot be applied.
+#[derive(Debug, thiserror::Error)]
+pub enum EntryError {
+    /// The event is in a version newer than this release: reading must pause until the program is upgraded.
+    #[error("event {kind} has version {version}, newer than this program knows; use the newer release")]
+    Newer {
+        /// The type as written.
+        kind: String,
+        /// The version as written.
+        version: u32,
+    },
+    /// The bytes are not an event.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// A number that no recording can have.
+    #[error("event {kind} has a number out of range: {number}")]
+    Range {
+        /// The type as written.
+        kind: String,
+        /// The number.
+        number: u64,
+    },
+}
+
+/// The largest length or size that is believed: 4,400 years in milliseconds, 140 terabytes.
+const NUMBER_MAX: u64 = 1 << 47;
+
+impl Entry {
+    /// Reads the entry of `shard` at `seq`. A type that this release does not know is an entry too: it is archived,
+    /// so that a later release can fold it, and changes nothing else.
+    ///
+    /// # Errors
+    /// [`EntryError::Newer`] must be waited out; the others never get better.
+    pub fn read(shard: Shard, seq: u64, json: &[u8]) -> Result<Entry, EntryError> {
+        let text = std::str::from_utf8(json).map_err(|_| malformed("the bytes are not UTF-8"))?;
+        let envelope = match events::decode(json)? {
+            Decoded::Known(envelope) => Some(envelope),
+            Decoded::UnknownType { .. } => None,
+            Decoded::NewerVersion { kind, version } => return Err(EntryError::Newer { kind, version }),
+        };
+        let mut head: Head = serde_json::from_slice(json).map_err(CodecError::from)?;
+        let envelope = envelope.map(|mut envelope| {
+            (envelope.shard, envelope.seq) = (shard, Some(seq));
+            Box::new(without_nul(*envelope, text))
+        });
+        let largest = envelope.as_ref().map_or(0, |envelope| largest(&envelope.event));
+        if largest > NUMBER_MAX || i64::try_from(seq).is_err() {
+            return Err(EntryError::Range { kind: head.kind, number: largest.max(seq) });
+        }
+        head.tenant = head.tenant.replace('\0', "\u{fffd}");
+        head.kind = head.kind.replace('\0', "\u{fffd}");
+        (head.shard, head.seq) = (shard.0, seq as i64);
+        Ok(Entry { head, json: text.to_owned(), envelope })
+    }
+
+    /// Makes the entry of an event that has its seq.
+    ///
+    /// # Errors
+    /// As [`read`](Entry::read); an event without seq is out of range.
+    pub fn of(envelope: &Envelope) -> Result<Entry, EntryError> {
+        Entry::read(envelope.shard, envelope.seq.unwrap_or(u64::MAX), events::encode(envelope)?.as_bytes())
+    }
+
+    /// The event; `None` for a type that this release does not know.
+    pub fn envelope(&self) -> Option<&Envelope> {
+        self.envelope.as_deref()
+    }
+
+    /// The type as written.
+    pub fn kind(&self) -> &str {
+        &self.head.kind
+    }
+
+    /// The shard it stands in.
+    pub fn shard(&self) -> Shard {
+        Shard(self.head.shard)
+    }
+
+    /// Its place in the shard's log.
+    pub fn seq(&self) -> u64 {
+        self.head.seq.unsigned_abs()
+    }
+
+    /// The recording it is about.
+    pub fn recording(&self) -> RecordingId {
+        self.head.recording
+    }
+}
+
+fn malformed(what: &str) -> CodecError {
+    CodecError::Malformed(serde::de::Error::custom(what))
+}
+
+/// Replaces the character NUL, which JSON can carry and PostgreSQL cannot store. The archive keeps the bytes as they
+/// came.
+fn without_nul(envelope: Envelope, json: &str) -> Envelope {
+    fn clean(value: &mut Value) {
+        match value {
+            Value::String(text) => *text = text.replace('\0', "\u{fffd}"),
+            Value::Array(values) => values.iter_mut().for_each(clean),
+            Value::Object(fields) => {
+                *fields = std::mem::take(fields)
+                    .into_iter()
+                    .map(|(name, mut value)| {
+                        clean(&mut value);
+                        (name.replace('\0', "\u{fffd}"), value)
+                    })
+                    .collect();
+            }
+            _ => {}
+        }
+    }
+    if !json.contains("\\u0000") {
+        return envelope;
+    }
+    let mut value: Value = serde_json::from_str(json).expect("it was decoded from the same text");
+    clean(&mut value);
+    match events::decode(value.to_string().as_bytes()) {
+        Ok(Decoded::Known(cleaned)) => Envelope { shard: envelope.shard, seq: envelope.seq, ..*cleaned },
+        _ => envelope,
+    }
+}
+
+/// The largest number in an event that ends up in a column.
+fn largest(event: &Event) -> u64 {
+    match event {
+        Event::RecordingAdmitted(e) => e.audio.bytes.max(e.audio.estimated_ms),
+        Event::TranscriptionRequested(e) => e.audio.bytes.max(e.audio.estimated_ms),
+        Event::RecordingDecoded(e) => e.audio_ms.max(e.speech_ms).max(e.truncated_at_ms.unwrap_or(0)),
+        Event::SegmentTranscribed(e) => e.start_ms.max(e.end_ms).max(e.infer_ms),
+        Event::SegmentFailed(e) => e.start_ms.max(e.end_ms),
+        _ => 0,
+    }
+}

@@ -1,0 +1,45 @@
+//! The only room that speaks SQL: PostgreSQL, with TimescaleDB where its extension is installed.
+//!
+//! - [`database`]: [`Views`], the way in: a pool of connections with the server's own time limits.
+//! - [`install`]: migrations and policies; what the server has and what is missing.
+//! - [`entry`](mod@entry): [`Entry`], one entry of a log, as it is folded and archived.
+//! - [`apply`](mod@apply): a batch of entries into tables, in one transaction, each event once.
+//! - [`recordings`], [`transcripts`], [`search`], [`usage`]: what readers ask for.
+//! - [`progress`]: how far each shard's log is archived; which drops reached their end.
+//! - [`watch`]: waiting until something happens to a recording.
+//! - [`keys`]: API keys.
+//!
+//! Schemas: `log` (the archive) and `control` (what programs remember) are kept; `read_v1` can be dropped and folded
+//! again from the archive, so every value in it comes from events. The rules of the fold are those of `transcript`:
+//! the tables hold its facts, and its functions decide what they mean.
+
+pub mod apply;
+pub mod database;
+pub mod entry;
+pub mod error;
+pub mod install;
+pub mod keys;
+pub mod metrics;
+pub mod page;
+pub mod progress;
+pub mod recordings;
+pub mod search;
+mod state;
+mod time;
+pub mod transcripts;
+pub mod usage;
+pub mod watch;
+
+pub use apply::{Applied, Conflict};
+pub use database::{Options, Views};
+pub use entry::{Entry, EntryError};
+pub use error::{ApplyError, Error};
+pub use install::{Installed, Policies};
+pub use keys::{ApiKey, NewKey};
+pub use page::{Page, PageKey, PageKeyError};
+pub use progress::Checkpoint;
+pub use recordings::{Filter, RecordingRow};
+pub use search::{Hit, Part, Search, Snippet};
+pub use transcripts::GenerationRow;
+pub use usage::Usage;
+pub use watch::Watch;

@@ -1,0 +1,151 @@
+//! Recordings as readers see them: one by its id or its drop, or a page of many.
+
+use std::collections::BTreeMap;
+
+use events::{Audio, Lane, RecordingId, Settings, Tenant};
+use jiff::Timestamp;
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use transcript::{RecordingFacts, State, Status};
+use uuid::Uuid;
+
+use crate::apply::generation;
+use crate::database::Views;
+use crate::error::Error;
+use crate::page::{Page, PageKey};
+use crate::state;
+use crate::time::At;
+
+/// A recording and where it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecordingRow {
+    /// Who it is.
+    pub id: RecordingId,
+    /// Who owns it.
+    pub tenant: Tenant,
+    /// When it was submitted.
+    pub submitted_at: Timestamp,
+    /// The drop it came from; `None` until its first event came in.
+    pub drop_id: Option<String>,
+    /// The name the sender gave it.
+    pub name: Option<String>,
+    /// Where it was fetched from, if it came by uri.
+    pub uri: Option<String>,
+    /// Its audio; `None` when it was rejected or deleted.
+    pub audio: Option<Audio>,
+    /// The lane it was dropped in.
+    pub lane: Option<Lane>,
+    /// The settings of its first transcription.
+    pub settings: Option<Settings>,
+    /// Whatever else the sender said about it.
+    pub metadata: BTreeMap<String, String>,
+    /// The transcription that readers see.
+    pub generation: Option<u32>,
+    /// Where it stands: the state of that transcription, or rejected, or deleted.
+    pub state: State,
+}
+
+/// Which recordings; everything that is `None` does not filter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Of this tenant.
+    pub tenant: Option<Tenant>,
+    /// That stand there.
+    pub status: Option<Status>,
+    /// With this text in the name, in any case of letters.
+    pub name: Option<String>,
+    /// Submitted at this time or later.
+    pub from: Option<Timestamp>,
+    /// Submitted before this time.
+    pub until: Option<Timestamp>,
+}
+
+impl Views {
+    /// Returns a recording.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn recording(&self, id: RecordingId) -> Result<Option<RecordingRow>, Error> {
+        let sql = "SELECT *, facts::text AS facts_text FROM read_v1.recordings WHERE id = $1";
+        let row = sqlx::query(sql).bind(id.as_uuid()).fetch_optional(&self.pool).await?;
+        row.as_ref().map(recording).transpose()
+    }
+
+    /// Returns the recording that a drop became.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn recording_by_drop(&self, drop_id: &str) -> Result<Option<RecordingRow>, Error> {
+        if drop_id.contains('\0') {
+            return Ok(None);
+        }
+        let sql = "SELECT *, facts::text AS facts_text FROM read_v1.recordings WHERE drop_id = $1 \
+                   ORDER BY submitted_at DESC, id LIMIT 1";
+        let row = sqlx::query(sql).bind(drop_id).fetch_optional(&self.pool).await?;
+        row.as_ref().map(recording).transpose()
+    }
+
+    /// Returns up to `limit` recordings, the newest first, after the page that ended with `after`.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn recordings(
+        &self,
+        filter: &Filter,
+        after: Option<&PageKey>,
+        limit: u32,
+    ) -> Result<Page<RecordingRow>, Error> {
+        let rows = sqlx::query(
+            "SELECT *, facts::text AS facts_text FROM read_v1.recordings \
+             WHERE ($1::text IS NULL OR tenant = $1) AND ($2::text IS NULL OR status = $2) \
+             AND ($3::text IS NULL OR name ILIKE $3) \
+             AND ($4::timestamptz IS NULL OR submitted_at >= $4) AND ($5::timestamptz IS NULL OR submitted_at < $5) \
+             AND ($6::timestamptz IS NULL OR (submitted_at, id) < ($6, $7)) \
+             ORDER BY submitted_at DESC, id DESC LIMIT $8",
+        )
+        .bind(filter.tenant.as_ref().map(Tenant::as_str))
+        .bind(filter.status.map(Status::as_str))
+        .bind(filter.name.as_deref().map(like))
+        .bind(filter.from.map(At::new))
+        .bind(filter.until.map(At::new))
+        .bind(after.map(|after| after.submitted_at))
+        .bind(after.map(|after| after.recording))
+        .bind(i64::from(limit) + 1)
+        .fetch_all(&self.pool)
+        .await?;
+        let items = rows.iter().map(recording).collect::<Result<Vec<_>, Error>>()?;
+        Ok(Page::new(items, limit, |row| PageKey {
+            submitted_at: At::new(row.submitted_at),
+            recording: row.id.as_uuid(),
+            channel: 0,
+            index: 0,
+        }))
+    }
+}
+
+/// A pattern that finds `text` anywhere, whatever signs it has.
+pub(crate) fn like(text: &str) -> String {
+    let escaped = text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
+    format!("%{}%", escaped.replace('\0', "\u{fffd}"))
+}
+
+fn recording(row: &PgRow) -> Result<RecordingRow, Error> {
+    let facts: RecordingFacts = state::json(row, "facts_text")?;
+    let name = facts.name().map(str::to_owned);
+    let admitted = facts.admitted.map(|known| known.fact);
+    let tenant: String = row.try_get("tenant")?;
+    Ok(RecordingRow {
+        id: row.try_get::<Uuid, _>("id")?.into(),
+        tenant: tenant.parse().map_err(|error| Error::Corrupt(format!("{error}")))?,
+        submitted_at: row.try_get::<At, _>("submitted_at")?.0,
+        drop_id: facts.drop_id.map(|known| known.fact),
+        name,
+        uri: admitted.as_ref().and_then(|admitted| admitted.uri.clone()),
+        lane: admitted.as_ref().map(|admitted| admitted.lane),
+        audio: admitted.as_ref().map(|admitted| admitted.audio.clone()),
+        settings: admitted.as_ref().map(|admitted| admitted.settings.clone()),
+        metadata: admitted.map(|admitted| admitted.metadata).unwrap_or_default(),
+        generation: row.try_get::<Option<i64>, _>("generation")?.map(generation).transpose()?,
+        state: state::state(row)?,
+    })
+}

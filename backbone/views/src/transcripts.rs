@@ -1,0 +1,127 @@
+//! Transcripts: the segments of a recording in one generation, and the list of its generations.
+
+use events::{Activation, Cause, Lane, RecordingId, Settings, Span};
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use transcript::{GenerationFacts, Outcome, RecordingFacts, Segment, State, Transcript};
+use uuid::Uuid;
+
+use crate::apply::generation;
+use crate::database::Views;
+use crate::error::Error;
+use crate::state::{self, unsigned};
+use crate::time::At;
+
+/// One transcription of a recording.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerationRow {
+    /// Its number.
+    pub generation: u32,
+    /// How it was asked for; `None` until that event came in.
+    pub settings: Option<Settings>,
+    /// The lane its work runs in.
+    pub lane: Option<Lane>,
+    /// How it becomes visible.
+    pub activation: Option<Activation>,
+    /// Where it stands.
+    pub state: State,
+}
+
+impl Views {
+    /// Returns the transcript of a recording in `generation`, or in the one that readers see, as far as it is there.
+    /// `None` where there is no such recording or generation, or the recording is gone.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn transcript(
+        &self,
+        recording: RecordingId,
+        generation: Option<u32>,
+    ) -> Result<Option<Transcript>, Error> {
+        // One statement: what it says of the transcription and its segments are of one moment.
+        let rows = sqlx::query(
+            "SELECT t.*, t.facts::text AS facts_text, r.facts::text AS about, s.channel, s.index, s.round AS segment_round, \
+             s.event_id, s.occurred_at, s.start_ms, s.end_ms, s.language AS segment_language, s.text, \
+             s.spans::text AS spans, s.model AS segment_model, s.infer_ms, s.cause_code, s.cause_message, s.attempts \
+             FROM read_v1.recordings r \
+             JOIN read_v1.transcripts t ON t.submitted_at = r.submitted_at AND t.recording = r.id \
+             AND t.generation = coalesce($2, r.generation) \
+             LEFT JOIN read_v1.segments s ON s.submitted_at = r.submitted_at AND s.recording = r.id \
+             AND s.generation = t.generation \
+             WHERE r.id = $1 ORDER BY s.channel, s.index",
+        )
+        .bind(recording.as_uuid())
+        .bind(generation.map(i64::from))
+        .fetch_all(&self.pool)
+        .await?;
+        let Some(first) = rows.first() else { return Ok(None) };
+        let about: RecordingFacts = state::json(first, "about")?;
+        let facts: GenerationFacts = state::json(first, "facts_text")?;
+        let number = self::generation(first.try_get("generation")?)?;
+        let mut segments = Vec::new();
+        for row in &rows {
+            let belongs =
+                |segment: &Segment| u64::from(segment.index) < facts.segments_below(segment.channel);
+            segments.extend(segment(row)?.filter(belongs));
+        }
+        Ok(Some(Transcript::new(recording, &about, number, &facts, state::state(first)?, segments)))
+    }
+
+    /// Returns the transcriptions of a recording, the first one first.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn generations(&self, recording: RecordingId) -> Result<Vec<GenerationRow>, Error> {
+        let rows = sqlx::query(
+            "SELECT t.*, t.facts::text AS facts_text FROM read_v1.recordings r \
+             JOIN read_v1.transcripts t ON t.submitted_at = r.submitted_at AND t.recording = r.id \
+             WHERE r.id = $1 ORDER BY t.generation",
+        )
+        .bind(recording.as_uuid())
+        .fetch_all(&self.pool)
+        .await?;
+        let row = |row: &PgRow| {
+            let facts: GenerationFacts = state::json(row, "facts_text")?;
+            let requested = facts.requested.map(|known| known.fact);
+            Ok(GenerationRow {
+                generation: generation(row.try_get("generation")?)?,
+                lane: requested.as_ref().map(|requested| requested.lane),
+                activation: requested.as_ref().map(|requested| requested.activation),
+                settings: requested.map(|requested| requested.settings),
+                state: state::state(row)?,
+            })
+        };
+        rows.iter().map(row).collect()
+    }
+}
+
+/// Reads a segment; `None` from the row of a transcription that has none yet.
+fn segment(row: &PgRow) -> Result<Option<Segment>, Error> {
+    let Some(channel) = row.try_get::<Option<i32>, _>("channel")? else { return Ok(None) };
+    let number = |column| Ok::<u64, Error>(unsigned(row.try_get(column)?));
+    let small =
+        |number: i64| u32::try_from(number).map_err(|_| Error::Corrupt(format!("segment number {number}")));
+    let outcome = match row.try_get::<Option<String>, _>("cause_code")? {
+        Some(code) => Outcome::Failed {
+            cause: Cause { code, message: row.try_get("cause_message")? },
+            attempts: small(row.try_get("attempts")?)?,
+        },
+        None => Outcome::Transcribed {
+            language: row.try_get("segment_language")?,
+            text: row.try_get("text")?,
+            spans: state::json::<Vec<Span>>(row, "spans")?,
+            model: row.try_get("segment_model")?,
+            infer_ms: number("infer_ms")?,
+        },
+    };
+    Ok(Some(Segment {
+        channel: u16::try_from(channel).map_err(|_| Error::Corrupt(format!("channel {channel}")))?,
+        index: small(row.try_get("index")?)?,
+        start_ms: number("start_ms")?,
+        end_ms: number("end_ms")?,
+        round: small(row.try_get("segment_round")?)?,
+        event_id: row.try_get::<Uuid, _>("event_id")?.into(),
+        occurred_at: row.try_get::<At, _>("occurred_at")?.0,
+        outcome,
+    }))
+}

@@ -1,0 +1,1 @@
+//! Several programs that apply at once.
