@@ -1,0 +1,136 @@
+use bytes::Bytes;
+use events::Lane;
+use expect_test::{Expect, expect};
+use streams::Source;
+
+use super::*;
+
+fn entry(fields: &[(&str, &[u8])]) -> Entry {
+    let fields =
+        fields.iter().map(|(name, value)| ((*name).to_owned(), Bytes::copy_from_slice(value))).collect();
+    let id = "1767000000000-0".to_owned();
+    Entry { source: Source::Ingest(Lane::Batch), id, fields, deliveries: 1, attempts: 0 }
+}
+
+fn check_mistakes(fields: &[(&str, &[u8])], then: Expect) {
+    then.assert_eq(&read(&entry(fields)).mistakes.join("\n"));
+}
+
+#[test]
+fn every_field_is_read() {
+    let fields: [(&str, &[u8]); 16] = [
+        ("uri", b"s3://bucket/a%20b.mp3"),
+        ("drop", b"call-17_a"),
+        ("name", "Gespräch.mp3".as_bytes()),
+        ("tenant", b"acme"),
+        ("key", b"k 1"),
+        ("language", b"de"),
+        ("task", b"translate"),
+        ("model", b"base"),
+        ("prompt", b"one\ntwo"),
+        ("channels", b"each"),
+        ("temperature", b"0, 0.4"),
+        ("sha256", &[b'a'; 64]),
+        ("trace", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+        ("meta.call", b"7"),
+        ("meta.Agent Name", b""),
+        ("colour", b"red"),
+    ];
+    let Read { head, wishes, order, mistakes, unknown } = read(&entry(&fields));
+    assert_eq!(mistakes, [""; 0]);
+    assert_eq!(unknown, ["\"colour\""]);
+    assert_eq!((head.id.as_str(), head.name.as_deref()), ("call-17_a", Some("Gespräch.mp3")));
+    assert_eq!(head.tenant.as_str(), "acme");
+    assert!(head.trace.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-"), "{}", head.trace);
+    let order = order.unwrap();
+    assert_eq!(order.origin, Origin::Uri("s3://bucket/a%20b.mp3".parse().unwrap()));
+    assert_eq!((order.key.as_deref(), order.sha256), (Some("k 1"), Some([0xaa; 32])));
+    let metadata =
+        [("Agent Name", ""), ("call", "7")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(order.metadata, BTreeMap::from(metadata));
+    let text = |value: &str| Some(value.to_owned());
+    let expected = Wishes {
+        model: text("base"),
+        language: text("de"),
+        task: text("translate"),
+        prompt: text("one\ntwo"),
+        channels: text("each"),
+        temperature: text("0, 0.4"),
+    };
+    assert_eq!(wishes, expected);
+}
+
+#[test]
+fn what_is_empty_is_not_given() {
+    let fields: [(&str, &[u8]); 6] =
+        [("audio", b"x"), ("drop", b""), ("tenant", b""), ("language", b""), ("key", b""), ("uri", b"")];
+    let Read { head, wishes, order, mistakes, .. } = read(&entry(&fields));
+    assert_eq!(mistakes, [""; 0]);
+    assert_eq!((head.id.as_str(), head.tenant.as_str()), ("1767000000000-0", "default"));
+    let order = order.unwrap();
+    assert_eq!((wishes, order.key), (Wishes::default(), None));
+    assert!(TraceContext::parse(&head.trace).is_some(), "a drop without a trace begins one");
+}
+
+#[test]
+fn a_drop_names_its_own_stored_audio_and_its_hash() {
+    let sha256: (&str, &[u8]) = ("sha256", &[b'0'; 64]);
+    let own = read(&entry(&[("drop", b"d"), ("uri", b"store:incoming/d/audio"), sha256]));
+    assert_eq!(own.order.unwrap().origin, Origin::Store(Key::parse("incoming/d/audio").unwrap()));
+    check_mistakes(
+        &[("drop", b"d"), ("uri", b"store:incoming/e/audio"), sha256],
+        expect!["uri: store:incoming/e/audio is not this drop's own audio; only store:incoming/d/audio is"],
+    );
+    check_mistakes(
+        &[("drop", b"d"), ("uri", b"store:default/0f0f"), sha256],
+        expect!["uri: store:default/0f0f is not this drop's own audio; only store:incoming/d/audio is"],
+    );
+    check_mistakes(
+        &[("drop", b"d"), ("uri", b"store:incoming/d/audio")],
+        expect!["sha256: is needed with a store: uri, to know the audio again after a restart"],
+    );
+}
+
+#[test]
+fn mistakes_say_what_to_do() {
+    check_mistakes(
+        &[
+            ("audio", b"x"),
+            ("audio", b"y"),
+            ("drop", b"../up"),
+            ("name", b"bad\0name"),
+            ("tenant", b"incoming"),
+            ("language", b"\xff\xfe"),
+            ("meta.", b"x"),
+            ("meta.big", &[b'x'; 20_000]),
+            ("prompt", &[b'x'; 9_000]),
+        ],
+        expect![[r#"
+            "audio": is given more than once; give it once
+            drop: takes letters, digits, '-' and '_' only
+            tenant: "incoming" is a reserved name; choose another
+            name: holds the control character '\0'; leave it out
+            language: is not UTF-8 text
+            prompt: has 9000 bytes; keep it under 8192
+            meta.: needs a name behind the dot
+            "meta.big": has 20000 bytes; keep it under 16384
+            meta.*: all of it together has 20004 bytes; keep it under 16384"#]],
+    );
+    check_mistakes(
+        &[("uri", b"talk.mp3")],
+        expect![[
+            r#"uri: "talk.mp3" is not a uri (relative URL without a base); write it like file:///srv/audio/talk.mp3"#
+        ]],
+    );
+    check_mistakes(
+        &[("drop", &[b'd'; 129]), ("audio", b"x")],
+        expect!["drop: has 129 bytes; keep it under 128"],
+    );
+}
+
+#[test]
+fn even_a_bad_drop_can_be_answered() {
+    let head = read(&entry(&[("drop", b"a b"), ("name", b"a\x07\x1b[2Jb"), ("tenant", b"a/b")])).head;
+    assert_eq!((head.id.as_str(), head.name.as_deref()), ("1767000000000-0", Some("a[2Jb")));
+    assert_eq!(head.tenant, Tenant::default());
+}

@@ -1,0 +1,53 @@
+//! Objects within the buckets that uris may point into.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use service::env::Strings;
+use url::Url;
+
+use super::{Incoming, SourceError, show_uri};
+use crate::intake::chain;
+
+/// A bucket, or a folder in it.
+pub struct Bucket {
+    store: Arc<dyn ObjectStore>,
+    name: String,
+    folder: Path,
+}
+
+impl Bucket {
+    /// Opens the bucket that `root` names. Nothing is asked of it yet.
+    pub fn open(root: &Url, strings: &dyn Strings) -> anyhow::Result<Bucket> {
+        service::install_tls();
+        let names = strings.names().into_iter().filter(|name| name.starts_with("AWS_"));
+        let options = names.filter_map(|name| strings.get(&name).map(|value| (name, value)));
+        let (store, folder) = object_store::parse_url_opts(root, options)
+            .with_context(|| format!("open {}", show_uri(root)))?;
+        let name = root.host_str().unwrap_or_default().to_owned();
+        Ok(Bucket { store: Arc::from(store), name, folder })
+    }
+
+    /// The path of what `uri` names, if it lies in this bucket and folder.
+    pub fn path_of(&self, uri: &Url) -> Option<Path> {
+        // An object's name may hold dots as it likes; there is no folder above to climb to.
+        let path = Path::from_url_path(uri.path()).ok()?;
+        (uri.host_str() == Some(&self.name) && path.prefix_matches(&self.folder)).then_some(path)
+    }
+
+    pub async fn fetch(&self, path: &Path, uri: &Url) -> Result<Incoming, SourceError> {
+        let shown = show_uri(uri);
+        let found = self.store.get(path).await.map_err(|error| match error {
+            object_store::Error::NotFound { .. } => {
+                SourceError::refused("not_found", format!("there is no {shown}; check the name"))
+            }
+            error => SourceError::Unavailable(format!("cannot read {shown}: {}", chain(&error))),
+        })?;
+        let bytes = Some(found.meta.size);
+        let body = found.into_stream().map_err(Into::into).boxed();
+        Ok(Incoming { scheme: "s3", body, bytes, shown })
+    }
+}
