@@ -1,0 +1,214 @@
+//! `/v1/audio/*` as OpenAI's clients expect them. Each is a drop in the rt lane, and a wait for its transcript.
+//!
+//! Those clients give up after 10 minutes and send the same again, twice, without an idempotency key. That does no
+//! harm: equal audio with equal options is the same recording, so a repeat waits for the work that is under way.
+
+use std::collections::BTreeMap;
+
+use events::{Lane, Task};
+use streams::ModelNote;
+use transcript::Status;
+use transcript::openai::{self, Granularities};
+use utoipa::ToSchema;
+use views::RecordingRow;
+use warp::http::{HeaderMap, StatusCode};
+use warp::reply::Response;
+
+use crate::api::Api;
+use crate::call::Call;
+use crate::drops::{self, Found, Options, ReadOptions};
+use crate::params::{Params, shorten};
+use crate::reply::{self, Error, ErrorBody, Kind};
+use crate::upload::{Body, Takes};
+
+/// Fields of OpenAI's that this deployment has no use for; like theirs for some models, they are ignored.
+const IGNORED: [&str; 6] =
+    ["stream", "include", "chunking_strategy", "known_speaker_names", "known_speaker_references", "user"];
+
+/// How the transcript is written.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum ReplyFormat {
+    Json,
+    VerboseJson,
+    Rendered(transcript::Format),
+}
+
+/// What a request wants besides the work itself.
+pub struct Wants {
+    format: ReplyFormat,
+    ignored: Vec<String>,
+}
+
+/// The form of OpenAI's endpoints.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "it only describes the form")]
+pub struct AudioForm {
+    /// The audio, in any container that `decode` reads.
+    #[schema(value_type = String, format = Binary)]
+    file: Vec<u8>,
+    /// `whisper-1` for the deployment's default, or a model of `/v1/models`.
+    model: String,
+    /// ISO 639-1 code; left out, it is found from the speech.
+    language: Option<String>,
+    /// Names and spelling that the model should know.
+    prompt: Option<String>,
+    /// `json` (default), `text`, `srt`, `vtt` or `verbose_json`.
+    response_format: Option<String>,
+    /// 0 to 1. 0 (default) climbs by itself when a result is poor.
+    temperature: Option<f32>,
+    /// `segment`; `word` is not available in this release.
+    #[schema(rename = "timestamp_granularities[]")]
+    timestamp_granularities: Option<Vec<String>>,
+}
+
+/// Transcribe audio
+///
+/// OpenAI's endpoint: waits for the transcript. A client that goes away leaves the work going, and the same request
+/// again finds it.
+#[utoipa::path(
+    post, path = "/v1/audio/transcriptions", tag = "openai", operation_id = "create_transcription",
+    request_body(content = AudioForm, content_type = "multipart/form-data"),
+    responses(
+        (status = 200, description = "The transcript, in the format asked for", body = String, content_type = "application/json"),
+        (status = 400, description = "A parameter or the audio cannot be used", body = ErrorBody),
+        (status = 413, description = "Larger than the limit", body = ErrorBody),
+        (status = 415, description = "The body is not a form", body = ErrorBody),
+        (status = 429, description = "Too many requests, or too much work waiting; see Retry-After", body = ErrorBody),
+        (status = 500, description = "The model failed; the same request again does not help", body = ErrorBody),
+        (status = 503, description = "The queue, the database or the store does not answer", body = ErrorBody),
+        (status = 504, description = "Not done in time; the work goes on, and the same request again finds it", body = ErrorBody),
+    )
+)]
+pub async fn transcribe(api: Api, call: Call, body: Body) -> Result<Response, Error> {
+    let read: ReadOptions<Wants> =
+        |params, headers, models| read_form(params, headers, models, Task::Transcribe);
+    answer(api, call, body, read).await
+}
+
+/// Translate audio to English
+///
+/// As transcriptions, with English text whatever is spoken. It needs a multilingual model.
+#[utoipa::path(
+    post, path = "/v1/audio/translations", tag = "openai", operation_id = "create_translation",
+    request_body(content = AudioForm, content_type = "multipart/form-data"),
+    responses(
+        (status = 200, description = "The translation, in the format asked for", body = String, content_type = "application/json"),
+        (status = 400, description = "A parameter or the audio cannot be used", body = ErrorBody),
+        (status = 413, description = "Larger than the limit", body = ErrorBody),
+        (status = 415, description = "The body is not a form", body = ErrorBody),
+        (status = 429, description = "Too many requests, or too much work waiting; see Retry-After", body = ErrorBody),
+        (status = 500, description = "The model failed; the same request again does not help", body = ErrorBody),
+        (status = 503, description = "The queue, the database or the store does not answer", body = ErrorBody),
+        (status = 504, description = "Not done in time; the work goes on, and the same request again finds it", body = ErrorBody),
+    )
+)]
+pub async fn translate(api: Api, call: Call, body: Body) -> Result<Response, Error> {
+    let read: ReadOptions<Wants> =
+        |params, headers, models| read_form(params, headers, models, Task::Translate);
+    answer(api, call, body, read).await
+}
+
+async fn answer(api: Api, call: Call, body: Body, read: ReadOptions<Wants>) -> Result<Response, Error> {
+    let caller = api.keys.caller(&call.headers).await?;
+    api.pressure.check(&api, Lane::Rt).await?;
+    let taken = drops::take_in(&api, &caller, call, body, Takes::Form, read).await?;
+    let wants = taken.more;
+    let drop = taken.manifest.drop.clone();
+    let found = Found::Queued { drop: drop.clone(), manifest: Some(taken.manifest), recording: None };
+    let row = match drops::wait(&api, found, api.limits.wait).await? {
+        Found::Recording(row) if row.state.status.is_final() => row,
+        Found::Rejected { cause, .. } => {
+            return Err(Error::param_as("file", &cause.code, cause.message).finally());
+        }
+        Found::Recording(_) | Found::Queued { .. } => return Err(late(&api, &drop)),
+    };
+    if row.state.status != Status::Complete {
+        return Err(ended_badly(&row));
+    }
+    let transcript = api.views.transcript(row.id, None).await?;
+    let transcript =
+        transcript.ok_or_else(|| Error::internal(format!("{} is complete without a transcript", row.id)))?;
+    let (content_type, text) = match wants.format {
+        ReplyFormat::Json => ("application/json", openai::json(&transcript)),
+        ReplyFormat::VerboseJson => {
+            ("application/json", openai::verbose_json(&transcript, Granularities::default()))
+        }
+        ReplyFormat::Rendered(format) => (format.content_type(), transcript::render(&transcript, format)),
+    };
+    let mut response = reply::text_as(StatusCode::OK, content_type, text);
+    reply::set_header(&mut response, "x-voiceforge-recording", &row.id.to_string());
+    if !wants.ignored.is_empty() {
+        reply::set_header(&mut response, "x-voiceforge-ignored", &wants.ignored.join(", "));
+    }
+    Ok(response)
+}
+
+fn late(api: &Api, drop: &str) -> Error {
+    let seconds = api.limits.wait.as_secs();
+    let message = format!(
+        "the transcript was not there after {seconds} s; the work goes on. Send the same request again to wait for it, or read /v1/recordings/{drop}"
+    );
+    Error::new(Kind::Late, "timeout", message)
+}
+
+/// What nothing could be decoded of is the client's to change; what the model could not do is not.
+fn ended_badly(row: &RecordingRow) -> Error {
+    let status = row.state.status;
+    let (code, message) = match &row.state.reason {
+        Some(cause) => (cause.code.clone(), cause.message.clone()),
+        None => (status.to_string(), format!("the recording is {status}")),
+    };
+    let kind = match (status, row.state.segments) {
+        (Status::Failed, Some(_)) => Kind::Internal,
+        (Status::Failed | Status::Rejected, _) => return Error::param_as("file", &code, message).finally(),
+        _ => Kind::Conflict,
+    };
+    Error::new(kind, code, message).finally()
+}
+
+fn read_form(
+    mut params: Params,
+    headers: &HeaderMap,
+    models: &BTreeMap<String, ModelNote>,
+    task: Task,
+) -> Result<(Options, Wants), Error> {
+    if !params.has("model") {
+        params.problem("model", "is missing: whisper-1 for the default, or a model of /v1/models");
+    }
+    let format = read_format(&mut params);
+    for granularity in params.list("timestamp_granularities") {
+        match &*granularity {
+            "segment" => {}
+            "word" => params
+                .problem("timestamp_granularities", "cannot be word: this release has no times for words"),
+            other => params
+                .problem("timestamp_granularities", format!("is {:?}; expected segment", shorten(other))),
+        }
+    }
+    let mut options = drops::read_options(&mut params, headers, models, Lane::Rt, Some(task));
+    // 0 means to OpenAI what leaving it out means here: climb when a result is poor.
+    if options.fields.get("temperature").is_some_and(|text| text.trim().parse() == Ok(0.0)) {
+        options.fields.remove("temperature");
+    }
+    let mut ignored: Vec<String> =
+        IGNORED.iter().filter(|name| !params.list(name).is_empty()).map(|&n| n.to_owned()).collect();
+    ignored.extend(params.finish_leniently()?.iter().map(|name| shorten(name)));
+    Ok((options, Wants { format, ignored }))
+}
+
+fn read_format(params: &mut Params) -> ReplyFormat {
+    let Some(text) = params.text("response_format") else { return ReplyFormat::Json };
+    match &*text {
+        "json" => ReplyFormat::Json,
+        "verbose_json" => ReplyFormat::VerboseJson,
+        other => match other.parse() {
+            Ok(format) => ReplyFormat::Rendered(format),
+            Err(_) => {
+                let problem =
+                    format!("is {:?}; expected json, text, srt, vtt or verbose_json", shorten(other));
+                params.problem("response_format", problem);
+                ReplyFormat::Json
+            }
+        },
+    }
+}
