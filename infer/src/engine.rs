@@ -346,3 +346,6 @@ fn span(tokens: &Tokens, piece: Piece, window: &Window, duration_ms: u64) -> Opt
         temperature: window.temperature,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -66,17 +66,29 @@ impl Linear {
             multiply_add(size, Matrix::rows(x, self.inputs), weights, y, self.outputs, true);
             return;
         }
-        for (x, y) in x.chunks_exact(self.inputs).zip(y.chunks_exact_mut(self.outputs)) {
-            let threads = rayon::current_num_threads();
-            if threads == 1 || self.weights.len() < SPLIT_WEIGHTS_MIN {
-                add_dots(&self.weights, x, y);
-                continue;
-            }
-            let part = self.outputs.div_ceil(threads);
-            y.par_chunks_mut(part)
-                .zip(self.weights.par_chunks(part * self.inputs))
-                .for_each(|(y, weights)| add_dots(weights, x, y));
+        if rows == 1 {
+            self.split(1, y, |weights, y| add_dots(weights, x, y));
+            return;
         }
+        // (outputs, rows), so that each weight is read once for all rows.
+        let mut columns = vec![0.0; y.len()];
+        self.split(rows, &mut columns, |weights, columns| add_column_dots(weights, x, self.inputs, columns));
+        for (row, y) in y.chunks_exact_mut(self.outputs).enumerate() {
+            y.iter_mut().zip(columns.chunks_exact(rows)).for_each(|(y, column)| *y += column[row]);
+        }
+    }
+
+    /// Shares out the weights, and the results (outputs, rows), over the threads of the pool.
+    fn split(&self, rows: usize, results: &mut [f32], part: impl Fn(&[f32], &mut [f32]) + Sync) {
+        let threads = rayon::current_num_threads();
+        if threads == 1 || self.weights.len() < SPLIT_WEIGHTS_MIN {
+            return part(&self.weights, results);
+        }
+        let outputs = self.outputs.div_ceil(threads);
+        results
+            .par_chunks_mut(outputs * rows)
+            .zip(self.weights.par_chunks(outputs * self.inputs))
+            .for_each(|(results, weights)| part(weights, results));
     }
 }
 
@@ -203,6 +215,10 @@ vectorised! {
     fn add_dots(weights: &[f32], x: &[f32], y: &mut [f32]) = add_dots_body
 }
 vectorised! {
+    /// `columns[i][j] += w[i] · x[j]` for weights (outputs, width), x (rows, width), columns (outputs, rows).
+    fn add_column_dots(weights: &[f32], x: &[f32], width: usize, columns: &mut [f32]) = add_column_dots_body
+}
+vectorised! {
     /// `scores[i] = keys[i] · query * scale` for keys that stand `stride` elements apart.
     pub fn score_keys(query: &[f32], keys: &[f32], stride: usize, scale: f32, scores: &mut [f32]) = score_keys_body
 }
@@ -269,6 +285,15 @@ fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
 fn add_dots_body<const FMA: bool>(weights: &[f32], x: &[f32], y: &mut [f32]) {
     for (row, y) in weights.chunks_exact(x.len()).zip(y) {
         *y += dot::<FMA>(row, x);
+    }
+}
+
+#[inline(always)]
+fn add_column_dots_body<const FMA: bool>(weights: &[f32], x: &[f32], width: usize, columns: &mut [f32]) {
+    for (row, column) in weights.chunks_exact(width).zip(columns.chunks_exact_mut(x.len() / width)) {
+        for (x, y) in x.chunks_exact(width).zip(column) {
+            *y += dot::<FMA>(row, x);
+        }
     }
 }
 
