@@ -10,11 +10,13 @@
 //! in hand is committed or handed back.
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use events::{Cause, Decoded, Lane, Shard};
+use futures::FutureExt;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -167,32 +169,54 @@ pub async fn run<S: Stage>(
         rotation: 0,
         next_claim: Instant::now(),
         history_due: true,
+        look: true,
         context: Arc::clone(&context),
     };
-    intake.read_until_shutdown(&stage, &shutdown).await;
-    intake.stop().await;
+    let out_of_patience = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(options.block + GIVE_UP_ON_REDIS).await;
+    };
+    tokio::select! {
+        () = async {
+            intake.read_until_shutdown(&stage, &shutdown).await;
+            intake.stop().await;
+        } => {}
+        // Calls wait for a Redis that is away, but nobody waits for a program that was asked to stop.
+        () = out_of_patience => tracing::warn!(stage = options.name, "stopping without an answer from redis"),
+    }
 
-    if tokio::time::timeout(options.grace, hand.empty()).await.is_err() {
+    if tokio::time::timeout(options.grace, hand.rest()).await.is_err() {
         tracing::warn!(
             stage = options.name,
             in_hand = hand.len(),
             "grace is over: handing back what is unfinished"
         );
     }
-    for (source, ids) in hand.by_source() {
-        if let Err(error) = log.hand_back(options.name, &options.worker, source, &ids).await {
-            tracing::error!(%error, "cannot hand work back: others take it when the lease ends");
+    let farewell = async {
+        for (source, ids) in hand.by_source() {
+            if let Err(error) = log.hand_back(options.name, &options.worker, source, &ids).await {
+                tracing::error!(%error, "cannot hand work back: others take it when the lease ends");
+            }
         }
+        if let Err(error) = log.leave(options.name, &options.worker, &sources).await {
+            tracing::debug!(%error, "could not remove the consumer");
+        }
+    };
+    if tokio::time::timeout(GIVE_UP_ON_REDIS, farewell).await.is_err() {
+        tracing::warn!(stage = options.name, "redis does not answer: others take the work when the lease ends");
     }
     over.cancel();
     watcher.abort();
     tokio::task::spawn_blocking(move || heart.join()).await.ok();
-    if let Err(error) = log.leave(options.name, &options.worker, &sources).await {
-        tracing::debug!(%error, "could not remove the consumer");
-    }
     tracing::info!(stage = options.name, "stopped");
     Ok(())
 }
+
+/// How long a program that stops waits for a Redis that does not answer, each time it needs one.
+const GIVE_UP_ON_REDIS: Duration = Duration::from_secs(2);
+
+/// How long a reader rests after an error, so that a server that refuses at once is not asked in a spin.
+const READ_PAUSE: Duration = Duration::from_millis(200);
 
 /// The reading half of the loop.
 struct Intake {
@@ -212,6 +236,9 @@ struct Intake {
     next_claim: Instant,
     /// After a start or a lost reply there may be entries of ours that we never saw.
     history_due: bool,
+    /// Whether something may stand in the streams that no blocked reader would bring. While all is quiet nothing
+    /// does, and an idle worker asks for nothing.
+    look: bool,
 }
 
 impl Intake {
@@ -222,6 +249,10 @@ impl Intake {
             }
             let free = stage.slots().saturating_sub(self.context.hand.working());
             if free == 0 {
+                if !self.surplus.is_empty() {
+                    // Several blocked readers brought more than fits: others may have room for it.
+                    self.give_back_surplus().await;
+                }
                 tokio::select! {
                     () = self.context.hand.freed() => {}
                     () = shutdown.cancelled() => {}
@@ -229,6 +260,7 @@ impl Intake {
             } else if !self.surplus.is_empty() {
                 let batch = self.surplus.drain(..free.min(self.surplus.len())).collect();
                 self.deliver(stage, batch).await;
+                self.look = true;
             } else if let Err(error) = self.fetch(free).await {
                 self.recover(error).await;
             } else if self.surplus.is_empty() {
@@ -251,11 +283,14 @@ impl Intake {
             self.history_due = false;
         }
         if self.next_claim <= Instant::now() {
-            for &source in &self.sources {
-                if self.context.pauses.is_paused(source.lane()) {
+            for at in 0..self.sources.len() {
+                let source = self.sources[(at + self.rotation) % self.sources.len()];
+                let room = free.saturating_sub(self.surplus.len());
+                if room == 0 || self.context.pauses.is_paused(source.lane()) {
                     continue;
                 }
-                let claimed = log.claim(options.name, &options.worker, source, options.lease, free).await?;
+                let count = count_of(options.inlet, room);
+                let claimed = log.claim(options.name, &options.worker, source, options.lease, count).await?;
                 if !claimed.lost.is_empty() {
                     metrics::data_gone(options.name, claimed.lost.len());
                     tracing::error!(stage = options.name, source = source.key(), ids = ?claimed.lost,
@@ -268,7 +303,7 @@ impl Intake {
             self.next_claim =
                 Instant::now() + options.claim_every.mul_f64(0.75 + rand::random::<f64>() / 2.0);
         }
-        if !self.surplus.is_empty() {
+        if !self.surplus.is_empty() || !self.look {
             return Ok(());
         }
         let order = self.turns.next_order();
@@ -284,8 +319,7 @@ impl Intake {
                     return Ok(());
                 }
                 let source = in_lane[(at + self.rotation) % in_lane.len()];
-                // Drops may be large: one at a time.
-                let count = if matches!(options.inlet, Inlet::Drops) { 1 } else { wanted };
+                let count = count_of(options.inlet, wanted);
                 let entries = log.take(options.name, &options.worker, source, count).await?;
                 wanted = wanted.saturating_sub(entries.len());
                 metrics::delivered(options.name, "taken", entries.len());
@@ -293,6 +327,7 @@ impl Intake {
                 self.surplus.extend(entries);
             }
         }
+        self.look = !self.surplus.is_empty();
         Ok(())
     }
 
@@ -322,7 +357,13 @@ impl Intake {
             self.idle[at] = false;
             let block = options.block;
             self.waiting.spawn(async move {
-                let read = reader.read(&sources, 1, block).await;
+                let read = AssertUnwindSafe(reader.read(&sources, 1, block)).catch_unwind().await;
+                let read = read.unwrap_or_else(|_| {
+                    Err(Error::Reply { action: "read stream entries", reply: "the reader panicked".to_owned() })
+                });
+                if read.is_err() {
+                    tokio::time::sleep(READ_PAUSE).await;
+                }
                 (at, reader, read)
             });
         }
@@ -339,9 +380,8 @@ impl Intake {
         read: Result<(usize, Box<dyn Reader>, Result<Vec<Entry>, Error>), tokio::task::JoinError>,
     ) {
         let Ok((at, reader, read)) = read else {
-            // A read that panicked took its reader along; its entries are in our history.
+            // Cancelled with the runtime: there is nothing left to read for.
             self.history_due = true;
-            self.idle = self.readers.iter().map(Option::is_none).collect();
             return;
         };
         self.readers[at] = Some(reader);
@@ -361,6 +401,7 @@ impl Intake {
 
     async fn recover(&mut self, error: Error) {
         self.history_due = true;
+        self.look = true;
         let Context { log, options, .. } = &*self.context;
         if matches!(error, Error::NoGroup { .. }) {
             tracing::error!(
@@ -441,6 +482,12 @@ impl Intake {
         while let Some(read) = self.waiting.join_next().await {
             self.absorb(read);
         }
+        self.give_back_surplus().await;
+    }
+
+    async fn give_back_surplus(&mut self) {
+        // Should nobody else take it, we look for it as soon as there is room.
+        self.next_claim = Instant::now();
         let Context { log, options, hand, .. } = &*self.context;
         for entry in self.surplus.drain(..) {
             let id = std::slice::from_ref(&entry.id);
@@ -450,6 +497,11 @@ impl Intake {
             hand.release(&entry);
         }
     }
+}
+
+/// Returns how many entries to ask for at once: drops may be large, so one at a time.
+fn count_of(inlet: Inlet, room: usize) -> usize {
+    if inlet == Inlet::Drops { 1 } else { room }
 }
 
 /// How long an event of a newer version waits before it is looked at again.

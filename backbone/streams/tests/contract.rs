@@ -14,4 +14,6 @@ mod contract {
     mod facts;
     mod lease;
     mod notes;
+    mod scripts;
+    mod stage;
 }

@@ -202,6 +202,12 @@ impl Delivery {
 
     /// Ends many deliveries that leave nothing behind, as a projector does after its transaction.
     pub async fn finish_all(deliveries: Vec<Delivery>) {
+        let (counted, deliveries): (Vec<_>, Vec<_>) =
+            deliveries.into_iter().partition(|delivery| delivery.entry.attempts > 0);
+        for delivery in counted {
+            // Only a commit forgets the attempts.
+            delivery.finish(Outputs::default()).await;
+        }
         let Some(first) = deliveries.first() else { return };
         let context = Arc::clone(&first.context);
         let mut sources: std::collections::HashMap<Source, Vec<String>> = std::collections::HashMap::new();
@@ -219,7 +225,9 @@ impl Delivery {
     }
 
     /// Ends the delivery in the dead letters, and its recording or segment with the cause.
-    pub async fn fail(self, cause: Cause) -> Ended {
+    pub async fn fail(self, mut cause: Cause) -> Ended {
+        // The fact that ends the recording must fit into an event, whatever somebody put into the message.
+        cause.message.truncate(cause.message.floor_char_boundary(MAX_CAUSE_BYTES));
         let options = &self.context.options;
         let attempts = self.entry.attempts + 1;
         tracing::error!(
@@ -341,6 +349,9 @@ impl Delivery {
     }
 }
 
+/// The longest message of a cause.
+const MAX_CAUSE_BYTES: usize = 8 * 1024;
+
 /// How long to wait between looks at whether the pressure is gone.
 const PRESSURE_PAUSE: Duration = Duration::from_millis(100);
 
@@ -357,7 +368,8 @@ impl Drop for Delivery {
             envelope: self.envelope.take(),
             lost: self.lost.clone(),
             since: self.since,
-            ended: false,
+            // It is not to come here again when the runtime is shutting down and drops it at once: the lease ends it.
+            ended: true,
         };
         self.context.runtime.clone().spawn(async move {
             let message = "the worker stopped in the middle of it (a panic: see its log)";

@@ -92,9 +92,9 @@ impl Hand {
         let _ = tokio::time::timeout(std::time::Duration::from_millis(50), changed).await;
     }
 
-    /// Waits until nothing is in hand.
-    pub async fn empty(&self) {
-        while self.len() > 0 {
+    /// Waits until nothing is being worked on.
+    pub async fn rest(&self) {
+        while self.working() > 0 {
             self.freed().await;
         }
     }

@@ -140,3 +140,45 @@ fn spawn(socket: &std::path::Path, folder: &tempfile::TempDir, durable: bool) ->
         .spawn()
         .expect("redis-server was found on PATH")
 }
+
+/// Listens to what clients ask of a server.
+pub struct Watched(std::io::BufReader<std::os::unix::net::UnixStream>);
+
+impl Server {
+    pub fn watch(&self) -> Watched {
+        use std::io::{BufRead, Write};
+        let mut stream = std::os::unix::net::UnixStream::connect(self.socket()).expect("connect");
+        stream.write_all(b"MONITOR\r\n").expect("ask to listen");
+        let mut lines = std::io::BufReader::new(stream);
+        let mut line = String::new();
+        lines.read_line(&mut line).expect("an answer");
+        assert_eq!(line.trim_end(), "+OK");
+        Watched(lines)
+    }
+}
+
+impl Watched {
+    /// Returns the keys of every call with several of them: scripts and reads.
+    pub fn finish(self, server: &Server) -> Vec<Vec<String>> {
+        use std::io::BufRead;
+        server.ask::<String>(&["ECHO", "that is all"]);
+        let lines = self.0.lines().map(|line| line.expect("a line"));
+        let until = lines.take_while(|line| !line.contains("\"that is all\""));
+        until.filter(|line| !line.contains(" lua] ")).filter_map(|line| keys_of(&words_of(&line))).collect()
+    }
+}
+
+fn words_of(line: &str) -> Vec<String> {
+    line.split_once('"').map_or("", |(_, rest)| rest.trim_end_matches('"')).split("\" \"").map(str::to_owned).collect()
+}
+
+fn keys_of(words: &[String]) -> Option<Vec<String>> {
+    match words[0].as_str() {
+        "EVALSHA" => Some(words[3..3 + words[2].parse::<usize>().expect("a number of keys")].to_vec()),
+        "XREADGROUP" => {
+            let at = words.iter().position(|word| word == "STREAMS")? + 1;
+            Some(words[at..at + (words.len() - at) / 2].to_vec())
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,362 @@
+//! The scripts at the edges only a real server has: the memory limit, missing groups, failing over, cluster slots.
+
+use std::future::Future;
+use std::time::Duration;
+
+use events::{Claim, Lane, Shard, Tenant};
+use streams::redis::{Config, RedisLog};
+use streams::{Admission, Admit, DropOutcome, Emitted, Error, Log, Message, ModelNote, Outcome, Queue, Source, keys};
+
+use super::fixture::*;
+use super::server::Server;
+
+mod commit_lua {
+    use super::*;
+
+    #[tokio::test]
+    async fn runs_at_the_memory_limit() {
+        let Some(bench) = Bench::redis().await else { return };
+        let entry = bench.one_taken(1, "a").await;
+        bench.server().fill_up();
+        assert_eq!(bench.commit(&entry, &[fact(&requested(1), 0)]).await, Outcome::Done);
+        assert_eq!(bench.seqs(), [1]);
+        assert_eq!(bench.backlog(DECODE).await.entries, 0);
+    }
+
+    #[tokio::test]
+    async fn misses_its_group() {
+        let Some(bench) = Bench::redis().await else { return };
+        let entry = bench.one_taken(1, "a").await;
+        bench.server().ask::<()>(&["FLUSHALL"]);
+        let error = bench.log.commit(&commit_of(&entry, &[fact(&requested(1), 0)])).await.unwrap_err();
+        assert!(matches!(error, Error::NoGroup { .. }), "{error}");
+        assert!(bench.seqs().is_empty());
+    }
+
+    /// A failover may rewind a stream; the same place then holds other work, which this commit must not end.
+    #[tokio::test]
+    async fn spares_other_work_that_stands_in_its_place() {
+        let Some(bench) = Bench::redis().await else { return };
+        let entry = bench.one_taken(1, "a").await;
+        let key = DECODE.key();
+        bench.server().ask::<()>(&["DEL", &key]);
+        bench.server().ask::<String>(&["XADD", &key, &entry.id, "event_id", "other"]);
+        bench.log.ensure_groups(GROUP, &[DECODE]).await.unwrap();
+        bench.take("a", 1).await;
+        assert_eq!(bench.commit(&entry, &[fact(&requested(1), 0)]).await, Outcome::Mismatch);
+        assert_eq!((bench.seqs().len(), bench.backlog(DECODE).await.entries), (0, 1));
+    }
+}
+
+mod emit_lua {
+    use super::*;
+
+    #[tokio::test]
+    async fn is_refused_whole_at_the_memory_limit() {
+        let Some(bench) = Bench::redis().await else { return };
+        let entry = bench.one_taken(1, "a").await;
+        let emit = emit_of(&entry, &requested(1), 0);
+        bench.server().fill_up();
+        let before = bench.server().snapshot();
+        let error = bench.log.emit(&emit).await.unwrap_err();
+        assert!(matches!(error, Error::Full { .. }), "{error}");
+        assert_eq!(bench.server().snapshot(), before);
+        bench.server().make_room();
+        assert_eq!(bench.log.emit(&emit).await.unwrap(), Emitted::Done);
+    }
+
+    #[tokio::test]
+    async fn misses_its_group() {
+        let Some(bench) = Bench::redis().await else { return };
+        let entry = bench.one_taken(1, "a").await;
+        bench.server().ask::<()>(&["FLUSHALL"]);
+        let error = bench.log.emit(&emit_of(&entry, &requested(1), 0)).await.unwrap_err();
+        assert!(matches!(error, Error::NoGroup { .. }), "{error}");
+        assert!(bench.server().snapshot().is_empty());
+    }
+}
+
+mod admit_lua {
+    use super::*;
+
+    fn admit(number: u32) -> Admit {
+        let work = requested(number);
+        Admit {
+            shard: SHARD,
+            recording: work.recording,
+            claim: Some(Claim::by_key(&Tenant::default(), "k")),
+            fingerprint: "f|with|bars".to_owned(),
+            facts: vec![Message::fact(&fact(&work, 0)).unwrap()],
+            work: Some((DECODE, Message::work(&work, 1000, 0).unwrap())),
+        }
+    }
+
+    #[tokio::test]
+    async fn is_refused_whole_at_the_memory_limit() {
+        let Some(bench) = Bench::redis().await else { return };
+        bench.server().fill_up();
+        let before = bench.server().snapshot();
+        let error = bench.log.admit(&admit(1)).await.unwrap_err();
+        assert!(matches!(error, Error::Full { .. }), "{error}");
+        let error = bench.log.submit(Lane::Batch, &[("audio".to_owned(), "x".into())]).await.unwrap_err();
+        assert!(matches!(error, Error::Full { .. }), "{error}");
+        assert_eq!(bench.server().snapshot(), before);
+        bench.server().make_room();
+        assert_eq!(bench.log.admit(&admit(1)).await.unwrap(), Admission::Admitted);
+    }
+
+    #[tokio::test]
+    async fn keeps_its_marks_for_a_time_and_no_longer() {
+        let Some(server) = Server::start() else { return };
+        let config = Config { keep: Duration::from_secs(1), ..Config::new(server.url(), 1) };
+        let log = RedisLog::connect(config).await.unwrap();
+        assert_eq!(log.admit(&admit(1)).await.unwrap(), Admission::Admitted);
+        let held = log.admit(&admit(2)).await.unwrap();
+        assert_eq!(held, Admission::Duplicate { recording: recording(1), fingerprint: "f|with|bars".to_owned() });
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        assert_eq!(log.admit(&admit(2)).await.unwrap(), Admission::Admitted);
+    }
+}
+
+mod claim_lua {
+    use super::*;
+
+    #[tokio::test]
+    async fn runs_at_the_memory_limit_and_misses_its_group() {
+        let Some(bench) = Bench::redis().await else { return };
+        bench.one_taken(1, "a").await;
+        bench.server().fill_up();
+        assert_eq!(bench.claim("b", Duration::ZERO).await.len(), 1);
+        bench.server().ask::<()>(&["FLUSHALL"]);
+        let error = bench.log.claim(GROUP, "b", DECODE, Duration::ZERO, 1).await.unwrap_err();
+        assert!(matches!(error, Error::NoGroup { .. }), "{error}");
+    }
+}
+
+mod lease_keeping_lua {
+    use super::*;
+
+    #[tokio::test]
+    async fn runs_at_the_memory_limit() {
+        let Some(bench) = Bench::redis().await else { return };
+        let entry = bench.one_taken(1, "a").await;
+        let ids = [entry.id.clone()];
+        bench.server().fill_up();
+        assert_eq!(bench.log.heartbeat(GROUP, "a", DECODE, &ids).await.unwrap(), [true]);
+        assert!(bench.log.retry(GROUP, "a", &entry, 2, Duration::ZERO).await.unwrap());
+        assert_eq!(bench.claim("a", LONG).await[0].attempts, 2);
+        bench.log.hand_back(GROUP, "a", DECODE, &ids).await.unwrap();
+        bench.log.leave(GROUP, "a", &[DECODE]).await.unwrap();
+        assert_eq!(bench.claim("b", LONG).await[0].attempts, 2);
+        bench.log.acknowledge(GROUP, DECODE, &ids).await.unwrap();
+        assert!(bench.claim("c", Duration::ZERO).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn misses_its_group() {
+        let Some(bench) = Bench::redis().await else { return };
+        let entry = bench.one_taken(1, "a").await;
+        let ids = [entry.id.clone()];
+        bench.server().ask::<()>(&["FLUSHALL"]);
+        let log = &bench.log;
+        let mut reader = log.reader(GROUP, "a").await.unwrap();
+        let errors = [
+            log.heartbeat(GROUP, "a", DECODE, &ids).await.unwrap_err(),
+            log.retry(GROUP, "a", &entry, 2, Duration::ZERO).await.unwrap_err(),
+            log.hand_back(GROUP, "a", DECODE, &ids).await.unwrap_err(),
+            log.leave(GROUP, "a", &[DECODE]).await.unwrap_err(),
+            log.take(GROUP, "a", DECODE, 1).await.unwrap_err(),
+            log.own_pending(GROUP, "a", DECODE).await.unwrap_err(),
+            reader.read(&[DECODE], 1, SHORT).await.unwrap_err(),
+        ];
+        for error in errors {
+            assert!(matches!(error, Error::NoGroup { .. }), "{error}");
+        }
+        assert_eq!(log.unread_facts("project", SHARD).await.unwrap(), 0);
+        assert_eq!(log.trim(SHARD, 9).await.unwrap(), 0);
+    }
+}
+
+mod server_state {
+    use super::*;
+
+    /// Those who start at the memory limit are those who free some; they must get to work.
+    #[tokio::test]
+    async fn a_worker_can_start_at_the_memory_limit() {
+        let Some(bench) = Bench::redis().await else { return };
+        bench.server().fill_up();
+        let log = bench.server().log(1).await;
+        log.ensure_groups(GROUP, &[DECODE, SEGMENTS]).await.unwrap();
+        let note = ModelNote {
+            name: "tiny.en".to_owned(),
+            sha256: "ab".to_owned(),
+            multilingual: false,
+            languages: vec!["en".to_owned()],
+        };
+        log.announce_model(&note).await.unwrap();
+        assert_eq!(log.settle_language(SHARD, recording(1), 0, "de").await.unwrap(), "de");
+        assert!(log.fork().await.is_ok());
+        assert!(log.health().await.unwrap().memory_share > 1.0);
+        let error = log.ensure_groups("new", &[DECODE]).await.unwrap_err();
+        assert!(matches!(error, Error::Full { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn settings_that_lose_data_are_refused() {
+        let Some(server) = Server::start() else { return };
+        server.log(4).await;
+        let error = RedisLog::connect(Config::new(server.url(), 2)).await.err().expect("other shards");
+        assert!(error.to_string().contains("VOICEFORGE_SHARDS=4"), "{error}");
+        server.ask::<()>(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+        let error = RedisLog::connect(Config::new(server.url(), 4)).await.err().expect("an evicting server");
+        assert!(matches!(error, Error::Misconfigured(_)), "{error}");
+    }
+
+    /// Runs a commit that is made while the server is in a bad state, and that must succeed once it is over.
+    async fn outlasts<F: Future<Output = ()>>(bench: &Bench, heal: F) {
+        let entry = bench.one_taken(1, "a").await;
+        let commit = bench.commit(&entry, &[]);
+        let heal = async {
+            tokio::time::sleep(SHORT * 2).await;
+            heal.await;
+        };
+        let (outcome, ()) = tokio::join!(commit, heal);
+        assert!(matches!(outcome, Outcome::Done | Outcome::Lost), "{outcome:?}");
+        assert_eq!(bench.backlog(DECODE).await.entries, 0);
+    }
+
+    #[tokio::test]
+    async fn a_call_outlasts_a_failover() {
+        let Some(bench) = Bench::redis().await else { return };
+        let entry = bench.one_taken(1, "a").await;
+        bench.server().ask::<()>(&["REPLICAOF", "127.0.0.1", "1"]);
+        let heal = async {
+            tokio::time::sleep(SHORT * 2).await;
+            bench.server().ask::<()>(&["REPLICAOF", "NO", "ONE"]);
+        };
+        let (outcome, ()) = tokio::join!(bench.commit(&entry, &[]), heal);
+        assert_eq!(outcome, Outcome::Done);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_call_outlasts_a_script_that_hangs() {
+        let Some(bench) = Bench::redis().await else { return };
+        bench.server().ask::<()>(&["CONFIG", "SET", "busy-reply-threshold", "50"]);
+        let entry = bench.one_taken(1, "a").await;
+        let client = redis::Client::open(bench.server().url()).unwrap();
+        let hanging = std::thread::spawn(move || {
+            let mut connection = client.get_connection().unwrap();
+            redis::cmd("EVAL").arg("while true do end").arg(0).query::<()>(&mut connection).unwrap_err()
+        });
+        tokio::time::sleep(SHORT).await;
+        let heal = async {
+            tokio::time::sleep(SHORT * 2).await;
+            bench.server().ask::<()>(&["SCRIPT", "KILL"]);
+        };
+        let (outcome, ()) = tokio::join!(bench.commit(&entry, &[]), heal);
+        assert_eq!(outcome, Outcome::Done);
+        hanging.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_call_outlasts_forgotten_scripts_and_cut_connections() {
+        let Some(bench) = Bench::redis().await else { return };
+        bench.server().ask::<()>(&["SCRIPT", "FLUSH"]);
+        outlasts(&bench, async {}).await;
+        bench.server().ask::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        outlasts(&bench, async {}).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_call_outlasts_a_restart() {
+        let Some(mut bench) = Bench::durable_redis().await else { return };
+        let entry = bench.one_taken(1, "a").await;
+        let mut server = bench.server.take().unwrap();
+        server.kill();
+        let heal = async {
+            tokio::time::sleep(SHORT * 2).await;
+            tokio::task::block_in_place(|| server.restart());
+        };
+        let commit = commit_of(&entry, &[fact(&requested(1), 0)]);
+        let (outcome, ()) = tokio::join!(bench.log.commit(&commit), heal);
+        assert_eq!(outcome.unwrap(), Outcome::Done);
+        assert_eq!(bench.log.commit(&commit).await.unwrap(), Outcome::Lost);
+    }
+}
+
+/// In a cluster the keys of one call must lie in one slot. The server tells which keys each call really named.
+#[tokio::test]
+async fn all_keys_of_a_call_share_a_slot() {
+    let Some(server) = Server::start() else { return };
+    let watched = server.watch();
+    let log = server.log(8).await;
+    let work = requested(1);
+    let shard = Shard(5);
+    let queue = |queue| Source::Queue(shard, queue, Lane::Rt);
+    let (decode, segments) = (queue(Queue::Decode), queue(Queue::Segments));
+    log.ensure_groups(GROUP, &[decode, segments, Source::Log(shard)]).await.unwrap();
+    let mut work = work;
+    work.shard = shard;
+    let admit = Admit {
+        shard,
+        recording: work.recording,
+        claim: Some(Claim::by_key(&Tenant::default(), "k")),
+        fingerprint: String::new(),
+        facts: vec![Message::fact(&fact(&work, 0)).unwrap()],
+        work: Some((decode, Message::work(&work, 1, 1).unwrap())),
+    };
+    log.admit(&admit).await.unwrap();
+    log.admit(&Admit { recording: recording(2), claim: None, work: None, ..admit }).await.unwrap();
+    let entry = log.take(GROUP, "a", decode, 1).await.unwrap().remove(0);
+    let mut emit = emit_of(&entry, &work, 0);
+    emit.queue = segments;
+    assert_eq!(log.emit(&emit).await.unwrap(), Emitted::Done);
+    log.heartbeat(GROUP, "a", decode, &[entry.id.clone()]).await.unwrap();
+    log.retry(GROUP, "a", &entry, 1, Duration::ZERO).await.unwrap();
+    let entry = log.claim(GROUP, "a", decode, LONG, 1).await.unwrap().entries.remove(0);
+    let mut commit = commit_of(&entry, &[fact(&work, 1)]);
+    commit.outputs = vec![(segments, Message::work(&cut(&work, 2), 1, 1).unwrap())];
+    commit.delete = vec![emit.speech_key, keys::cursor(shard, work.recording, 0)];
+    assert_eq!(log.commit(&commit).await.unwrap(), Outcome::Done);
+    log.leave(GROUP, "a", &[decode]).await.unwrap();
+    let mut reader = log.reader(GROUP, "a").await.unwrap();
+    reader.read(&[decode, segments], 1, SHORT).await.unwrap();
+    log.settle_language(shard, work.recording, 0, "de").await.unwrap();
+
+    // Drops live in a slot of their own.
+    let drops = [Source::Ingest(Lane::Rt), Source::Ingest(Lane::Batch)];
+    log.ensure_groups("ingest", &drops).await.unwrap();
+    log.submit(Lane::Batch, &[("audio".to_owned(), "x".into())]).await.unwrap();
+    let mut reader = log.reader("ingest", "a").await.unwrap();
+    let drop = reader.read(&drops, 1, SHORT).await.unwrap().remove(0);
+    let mut commit = commit_of(&drop, &[]);
+    commit.group = "ingest".to_owned();
+    assert_eq!(log.commit(&commit).await.unwrap(), Outcome::Done);
+    log.set_drop_outcome(&drop.id, &DropOutcome { recording: None, duplicate: false, cause: None }).await.unwrap();
+
+    let calls = watched.finish(&server);
+    let several = calls.iter().filter(|keys| keys.len() > 1).count();
+    assert!(several >= 8, "the scripts were seen: {calls:?}");
+    for keys in calls {
+        let slots: std::collections::BTreeSet<u16> = keys.iter().map(|key| slot(key)).collect();
+        assert_eq!(slots.len(), 1, "{keys:?}");
+    }
+}
+
+/// The slot of a key: CRC16 (XMODEM) of its hash tag, modulo 16384.
+fn slot(key: &str) -> u16 {
+    let tagged = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
+    let hashed = tagged.filter(|tag| !tag.is_empty()).unwrap_or(key);
+    let crc = hashed.bytes().fold(0u16, |crc, byte| {
+        (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| if crc & 0x8000 != 0 { (crc << 1) ^ 0x1021 } else { crc << 1 })
+    });
+    crc % 16_384
+}
+
+#[test]
+fn slots_are_those_of_the_cluster_specification() {
+    assert_eq!(slot("123456789"), 0x31c3);
+    assert_eq!(slot("vf:{05}:log"), slot("vf:{05}:decode:rt"));
+    assert_eq!(slot("{vf:ingest}:rt"), slot("vf:ingest"));
+    assert_ne!(slot("vf:{05}:log"), slot("vf:{06}:log"));
+}
