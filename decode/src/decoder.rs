@@ -10,6 +10,7 @@ use crate::ffmpeg::{Ffmpeg, Pipe};
 use crate::resample::Resampler;
 use crate::segment::{CUTTER_VERSION, Cut, Cutter, FRAME_SAMPLES, SEGMENT_MS_MAX};
 use crate::source::{Handle, Source};
+use crate::speech::Detector;
 
 /// Sound decoded in one step, in milliseconds.
 const STEP_MS: u64 = 1_000;
@@ -402,7 +403,7 @@ impl Feed {
 struct Lane {
     resampler: Resampler,
     resampled: Vec<f32>,
-    detector: Box<earshot::Detector>,
+    detector: Detector,
     cutter: Cutter,
     cuts: Vec<Cut>,
     at: ChannelCursor,
@@ -422,7 +423,7 @@ impl Lane {
         Ok(Lane {
             resampler: Resampler::new(rate)?,
             resampled: Vec::new(),
-            detector: earshot::Detector::default_boxed(),
+            detector: Detector::default(),
             cutter: Cutter::new(first, max_segment_ms),
             cuts: Vec::new(),
             at,
@@ -454,8 +455,8 @@ impl Lane {
         self.detect();
         let rest = (self.end() - self.seen * FRAME_SAMPLES as u64) as usize;
         if rest > 0 {
-            let mut frame = self.pcm[self.pcm.len() - rest..].to_vec();
-            frame.resize(FRAME_SAMPLES, 0);
+            let mut frame = [0; FRAME_SAMPLES];
+            frame[..rest].copy_from_slice(&self.pcm[self.pcm.len() - rest..]);
             self.judge(&frame);
         }
         self.cutter.finish(&mut self.cuts);
@@ -474,10 +475,10 @@ impl Lane {
 
     /// The detector always listens from the start of the recording, for it remembers what it heard. The cutter begins
     /// where the run was resumed.
-    fn judge(&mut self, frame: &[i16]) {
-        let prob = self.detector.predict_i16(frame);
+    fn judge(&mut self, frame: &[i16; FRAME_SAMPLES]) {
+        let heard = self.detector.listen(frame);
         if self.seen >= self.first {
-            self.cutter.push(prob, &mut self.cuts);
+            self.cutter.push(heard, &mut self.cuts);
         }
         self.seen += 1;
     }

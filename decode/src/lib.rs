@@ -4,7 +4,8 @@
 //! - `source`: the bytes, from wherever they are kept;
 //! - `container`: which container and codec, and the samples in it; `ffmpeg` for what is not built in;
 //! - `resample`: to 16 kHz;
-//! - `segment`: where to cut, by the probability of speech;
+//! - `speech`: how likely each frame is speech;
+//! - `segment`: where to cut, by that;
 //! - `decoder`: all of it, step by step, resumable after any segment.
 //!
 //! These are blocking and know nothing of streams, events or the audio store. `decode` is the stage around them, with
@@ -20,6 +21,7 @@ pub mod metrics;
 pub mod resample;
 pub mod segment;
 pub mod source;
+pub mod speech;
 
 pub use decoder::{
     ChannelCursor, Channels, Cursor, DecodeOptions, Decoder, Info, Part, Progress, Step, Summary,

@@ -138,3 +138,6 @@ fn block_frames(rate: u32) -> usize {
     let smallest = (rate / shared) as usize;
     smallest * 1024usize.div_ceil(smallest).next_multiple_of(2)
 }
+
+#[cfg(test)]
+mod tests;

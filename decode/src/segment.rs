@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use crate::SAMPLE_RATE;
+use crate::speech::Frame;
 
 /// Changes whenever the same sound would be cut differently: thresholds, rules or detector. A run that was begun
 /// with one version is never continued with another.
@@ -25,10 +26,16 @@ const PAUSE_FRAMES: u64 = 6;
 const GAP_FRAMES: u64 = 38;
 /// Sound kept before and after speech: 192 ms.
 const PAD_FRAMES: u64 = 12;
-/// Less speech than 96 ms in all is a click, not a word.
-const SPEECH_FRAMES_MIN: u64 = 6;
-/// Frames on each side that are averaged to find the quietest place: 80 ms together.
+/// Frames that are speech beyond doubt.
+const SURE: f32 = 0.7;
+/// A stretch with less than 96 ms of them is a click or a hiss, not a word.
+const SURE_FRAMES_MIN: u64 = 6;
+/// A place this unlike speech is a pause, if a short one.
+const DIP: f32 = 0.5;
+/// Frames on each side that are averaged to find the place least like speech: 80 ms together.
 const SMOOTH_FRAMES: u64 = 2;
+/// The probability follows the sound with a delay: the pause itself is up to 128 ms earlier.
+const LAG_FRAMES: u64 = 8;
 
 /// A stretch of frames to be made a segment: `start..end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +46,7 @@ pub struct Cut {
     pub end: u64,
 }
 
-/// Cuts a stream of speech probabilities, one for each frame, into segments.
+/// Cuts a stream of frames into segments.
 ///
 /// The state after a cut depends only on the place of the cut and on the frames that follow it: a new cutter that
 /// starts there makes the same cuts.
@@ -47,10 +54,10 @@ pub struct Cutter {
     len_max: u64,
     /// The end of the last cut; no segment begins before it.
     origin: u64,
-    /// Frame of `probs[0]`.
+    /// The number of `frames[0]`.
     base: u64,
-    /// Probabilities that a cut may still have to look at again.
-    probs: VecDeque<f32>,
+    /// Frames that a cut may still have to look at again.
+    frames: VecDeque<Frame>,
     /// The next frame to be looked at; all before it are in `open` and `run`.
     at: u64,
     /// Speech that waits for a neighbour.
@@ -64,7 +71,7 @@ struct Stretch {
     start: u64,
     end: u64,
     /// Frames that are speech beyond doubt.
-    speech: u64,
+    sure: u64,
 }
 
 impl Cutter {
@@ -76,19 +83,18 @@ impl Cutter {
             len_max: samples / FRAME_SAMPLES as u64,
             origin,
             base: origin,
-            probs: VecDeque::new(),
+            frames: VecDeque::new(),
             at: origin,
             open: None,
             run: None,
         }
     }
 
-    /// Takes the probability of speech in the next frame and appends the cuts that are now certain.
-    pub fn push(&mut self, prob: f32, cuts: &mut Vec<Cut>) {
-        self.probs.push_back(prob);
-        while self.at < self.base + self.probs.len() as u64 {
-            let prob = self.prob(self.at);
-            self.follow(prob);
+    /// Takes the next frame and appends the cuts that are now certain.
+    pub fn push(&mut self, frame: Frame, cuts: &mut Vec<Cut>) {
+        self.frames.push_back(frame);
+        while self.at < self.base + self.frames.len() as u64 {
+            self.follow(self.frame(self.at).speech);
             self.at += 1;
             if let Some(cut) = self.decide() {
                 self.restart(cut.end);
@@ -115,18 +121,18 @@ impl Cutter {
         first.saturating_sub(PAD_FRAMES).max(self.origin)
     }
 
-    fn prob(&self, frame: u64) -> f32 {
-        self.probs[(frame - self.base) as usize]
+    fn frame(&self, number: u64) -> Frame {
+        self.frames[(number - self.base) as usize]
     }
 
     /// Moves the state over the frame at `self.at`.
     fn follow(&mut self, prob: f32) {
-        let sure = u64::from(prob >= ONSET);
+        let sure = u64::from(prob >= SURE);
         let next = self.at + 1;
         match &mut self.run {
             Some(run) if prob >= OFFSET => {
                 run.end = next;
-                run.speech += sure;
+                run.sure += sure;
             }
             Some(run) => {
                 if next - run.end >= PAUSE_FRAMES {
@@ -137,7 +143,7 @@ impl Cutter {
                 // Right after a cut speech may be going on: it need not begin again.
                 let goes_on = self.at == self.origin && self.origin > 0;
                 if prob >= if goes_on { OFFSET } else { ONSET } {
-                    self.run = Some(Stretch { start: self.at, end: next, speech: sure });
+                    self.run = Some(Stretch { start: self.at, end: next, sure });
                 }
             }
         }
@@ -147,7 +153,7 @@ impl Cutter {
     fn close_run(&mut self) {
         let Some(run) = self.run.take() else { return };
         self.open = Some(match self.open {
-            Some(open) => Stretch { start: open.start, end: run.end, speech: open.speech + run.speech },
+            Some(open) => Stretch { start: open.start, end: run.end, sure: open.sure + run.sure },
             None => run,
         });
     }
@@ -159,16 +165,21 @@ impl Cutter {
                 self.open = None;
                 self.cut(open, open.end + PAD_FRAMES)
             }
-            // The neighbour does not fit any more: cut in the pause before it.
+            // The neighbour does not fit any more. The later the cut, the more the model hears at once: cut in a pause
+            // of the second half if there is one, else in the pause before the neighbour.
             (Some(open), Some(run)) if run.end - self.padded_start(open) > self.len_max => {
+                let start = self.padded_start(open);
+                let end = self.quietest(start);
+                if self.speech_around(end) < DIP {
+                    return Some(Cut { start, end });
+                }
                 self.open = None;
                 self.cut(open, (open.end + PAD_FRAMES).min(open.end.midpoint(run.start)))
             }
             // One run without a pause: cut where it is least like speech.
             (None, Some(run)) if run.end - self.padded_start(run) > self.len_max => {
                 let start = self.padded_start(run);
-                let end = self.quietest(start + self.len_max / 2, start + self.len_max);
-                Some(Cut { start, end })
+                Some(Cut { start, end: self.quietest(start) })
             }
             _ => None,
         }
@@ -177,25 +188,25 @@ impl Cutter {
     /// The segment of a stretch up to `end`, or none if it holds too little speech.
     fn cut(&self, stretch: Stretch, end: u64) -> Option<Cut> {
         let start = self.padded_start(stretch);
-        (stretch.speech >= SPEECH_FRAMES_MIN).then(|| Cut { start, end: end.min(start + self.len_max) })
+        (stretch.sure >= SURE_FRAMES_MIN).then(|| Cut { start, end: end.min(start + self.len_max) })
     }
 
     fn padded_start(&self, stretch: Stretch) -> u64 {
         stretch.start.saturating_sub(PAD_FRAMES).max(self.origin)
     }
 
-    /// The frame after `from`, up to `to`, around which speech is least likely; the last of equals.
-    fn quietest(&self, from: u64, to: u64) -> u64 {
-        let last = self.base + self.probs.len() as u64;
-        let mut best = (f32::INFINITY, to);
-        for frame in from + 1..=to {
-            let (first, end) = (frame - SMOOTH_FRAMES, (frame + SMOOTH_FRAMES + 1).min(last));
-            let mean = (first..end).map(|f| self.prob(f)).sum::<f32>() / (end - first) as f32;
-            if mean <= best.0 {
-                best = (mean, frame);
-            }
-        }
-        best.1
+    /// The best place to end a segment that began at `start` and has become too long: in its second half, where speech
+    /// is least likely, and there the faintest frame. Of equals the last.
+    fn quietest(&self, start: u64) -> u64 {
+        let (first, last) = (start + self.len_max / 2, start + self.len_max);
+        let dip = lowest(first..=last, |n| self.speech_around(n));
+        lowest(dip.saturating_sub(LAG_FRAMES).max(first)..=dip, |n| self.frame(n).level_db)
+    }
+
+    fn speech_around(&self, number: u64) -> f32 {
+        let end = (number + SMOOTH_FRAMES + 1).min(self.base + self.frames.len() as u64);
+        let first = number.saturating_sub(SMOOTH_FRAMES).max(self.base);
+        (first..end).map(|n| self.frame(n).speech).sum::<f32>() / (end - first) as f32
     }
 
     /// Forgets everything before `origin` and looks at what follows anew.
@@ -208,8 +219,23 @@ impl Cutter {
 
     fn forget(&mut self) {
         let keep = self.keep_from().min(self.at);
-        while self.base < keep && self.probs.pop_front().is_some() {
+        while self.base < keep && self.frames.pop_front().is_some() {
             self.base += 1;
         }
     }
 }
+
+/// The number with the lowest value, the last of equals.
+fn lowest(numbers: std::ops::RangeInclusive<u64>, value: impl Fn(u64) -> f32) -> u64 {
+    let mut best = (f32::INFINITY, *numbers.end());
+    for number in numbers {
+        let value = value(number);
+        if value <= best.0 {
+            best = (value, number);
+        }
+    }
+    best.1
+}
+
+#[cfg(test)]
+mod tests;
