@@ -13,6 +13,7 @@ mod contract {
     mod emit;
     mod facts;
     mod lease;
+    mod machine;
     mod notes;
     mod scripts;
     mod stage;
