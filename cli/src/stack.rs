@@ -17,6 +17,7 @@ pub use servers::Identity;
 pub use servers::process::Signal;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -85,6 +86,7 @@ impl Stack {
     ///
     /// Fails when another process keeps a stack in the same folder, when a server program is missing (the message names
     /// the command that installs it), or when a stage ends at once (the message holds the end of its log).
+    /// Dropping the future ends what it had started.
     pub async fn start(options: Options) -> Result<Stack> {
         let supervise = options.supervise;
         let crew =
@@ -170,6 +172,15 @@ impl Drop for Stack {
     fn drop(&mut self) {
         self.stop_watching();
         self.lock().end();
+    }
+}
+
+/// Tells a start that runs on its own thread that nobody waits for it any more.
+struct Wanted(Arc<AtomicBool>);
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

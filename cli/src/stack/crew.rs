@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -51,8 +52,8 @@ pub struct History {
 }
 
 impl Crew {
-    /// Starts everything; returns once all is ready.
-    pub fn start(mut options: Options) -> Result<Crew> {
+    /// Starts everything; returns once all is ready, or once it is `cancelled`.
+    pub fn start(mut options: Options, cancelled: &AtomicBool) -> Result<Crew> {
         let folder = |path: &Path| {
             std::fs::create_dir_all(path).with_context(|| format!("make folder {}", path.display()))
         };
@@ -145,7 +146,7 @@ impl Crew {
             crew.spawn(program)?;
         }
         for program in Program::STAGES {
-            crew.wait_ready(program)?;
+            crew.wait_ready(program, cancelled)?;
         }
         crew.save()?;
         Ok(crew)
@@ -186,7 +187,7 @@ impl Crew {
     /// Stops a program if it still runs, starts it and waits until it is ready.
     pub fn restart(&mut self, program: Program) -> Result<()> {
         self.start_again(program)?;
-        self.wait_ready(program)?;
+        self.wait_ready(program, &AtomicBool::new(false))?;
         self.save()
     }
 
@@ -263,7 +264,7 @@ impl Crew {
             ("VOICEFORGE_DATABASE_URL", self.postgres.url()),
             ("VOICEFORGE_AUDIO_STORE", path(&self.options.data.join("audio"))),
             ("VOICEFORGE_MODELS", path(&self.options.models)),
-            ("VOICEFORGE_LISTEN", format!("127.0.0.1:{}", self.api_port)),
+            ("VOICEFORGE_API_ADDRESS", format!("127.0.0.1:{}", self.api_port)),
         ];
         let ours = ours.map(|(name, value)| (name.to_owned(), value));
         ours.into_iter().chain(self.options.variables.iter().cloned()).collect()
@@ -310,10 +311,10 @@ impl Crew {
         history.due = None;
     }
 
-    fn wait_ready(&mut self, program: Program) -> Result<()> {
+    fn wait_ready(&mut self, program: Program, cancelled: &AtomicBool) -> Result<()> {
         let log = self.launch.log(program);
         match self.stages.get_mut(&program) {
-            Some(stage) => stage.wait(program, &log, Instant::now() + START_PATIENCE).map(|_| ()),
+            Some(stage) => stage.wait(program, &log, Instant::now() + START_PATIENCE, cancelled),
             // A server is ready when it is started.
             None => Ok(()),
         }

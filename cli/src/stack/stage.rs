@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -85,8 +86,14 @@ impl Stage {
         std::fs::read_to_string(&self.admin_file).ok()?.trim().parse().ok()
     }
 
-    /// Waits until the stage is ready; fails when it ends before, or is not ready by `until`.
-    pub fn wait(&mut self, program: Program, log: &Path, until: Instant) -> Result<SocketAddr> {
+    /// Waits until the stage is ready; fails when it ends before, is not ready by `until`, or nobody waits any more.
+    pub fn wait(
+        &mut self,
+        program: Program,
+        log: &Path,
+        until: Instant,
+        cancelled: &AtomicBool,
+    ) -> Result<()> {
         let mut reason = "it has not opened its admin port".to_owned();
         loop {
             if let Some(status) = self.running.ended() {
@@ -98,9 +105,12 @@ impl Stage {
             }
             if let Some(admin) = self.admin() {
                 match not_ready(admin) {
-                    Ok(()) => return Ok(admin),
+                    Ok(()) => return Ok(()),
                     Err(why) => reason = why,
                 }
+            }
+            if cancelled.load(Ordering::Relaxed) {
+                bail!("stopped while {program} was not yet ready");
             }
             if Instant::now() > until {
                 bail!("{program} did not become ready: {reason}; its log is {}", log.display());
