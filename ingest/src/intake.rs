@@ -24,7 +24,7 @@ use tracing::Instrument;
 
 use crate::drop::{self, Head, Order, Origin, Read};
 use crate::gather::{Gathered, Place};
-use crate::length;
+use crate::length::{self, Length};
 use crate::metrics;
 use crate::settings;
 use crate::source::Sources;
@@ -197,23 +197,8 @@ impl Ingest {
         gathered: Gathered,
     ) -> Result<Taken, Setback> {
         let sha256 = hex::encode(gathered.sha256);
-        if let Some(expected) = order.sha256.filter(|expected| *expected != gathered.sha256) {
-            let message = format!(
-                "the audio's SHA-256 is {sha256}, the drop says {}: it changed on its way; send it again",
-                hex::encode(expected)
-            );
-            return Err(refused("sha256_mismatch", message));
-        }
         let length = length::estimate(gathered.container, &gathered.head, gathered.bytes);
-        let (max, long) = (self.rules.duration_max, Duration::from_millis(length.ms));
-        if length.believable && long > max {
-            let message = format!(
-                "the audio lasts {} minutes, more than the {} accepted here; cut it, or raise VOICEFORGE_MAX_DURATION",
-                long.as_secs() / 60,
-                max.as_secs() / 60
-            );
-            return Err(refused("too_long", message));
-        }
+        self.check(order, &sha256, length)?;
         let named = self.name_recording(head, order, &settings, &gathered.sha256);
         self.settle(&gathered.place, &named.audio).await?;
         let audio = Audio {
@@ -249,11 +234,36 @@ impl Ingest {
             work: Some((Source::Queue(named.shard, Queue::Decode, lane), work)),
         };
         let admission = self.log.admit(&admit).await.map_err(setback)?;
-        self.conclude(head, order, &named, admission, &fingerprint, length.ms, gathered.bytes).await
+        if admission == Admission::Admitted {
+            metrics::admitted(gathered.bytes, length.ms);
+            let (bytes, audio_ms) = (gathered.bytes, length.ms);
+            tracing::info!(drop = head.id, recording = %named.recording, bytes, audio_ms, "admitted");
+        }
+        self.conclude(head, order, &named, admission, &fingerprint).await
+    }
+
+    /// Refuses audio that is not what the drop says, or too long by its own header. Where the header tells nothing,
+    /// decode finds out.
+    fn check(&self, order: &Order, sha256: &str, length: Length) -> Result<(), Setback> {
+        if let Some(expected) = order.sha256.map(hex::encode).filter(|expected| expected != sha256) {
+            let message = format!(
+                "the audio's SHA-256 is {sha256}, the drop says {expected}: it changed on its way; send it again"
+            );
+            return Err(refused("sha256_mismatch", message));
+        }
+        let (max, long) = (self.rules.duration_max, Duration::from_millis(length.ms));
+        if length.believable && long > max {
+            let message = format!(
+                "the audio lasts {} minutes, more than the {} accepted here; cut it, or raise VOICEFORGE_MAX_DURATION",
+                long.as_secs() / 60,
+                max.as_secs() / 60
+            );
+            return Err(refused("too_long", message));
+        }
+        Ok(())
     }
 
     /// Keeps what became of the drop, and only then removes audio that nothing refers to.
-    #[allow(clippy::too_many_arguments)]
     async fn conclude(
         &self,
         head: &Head,
@@ -261,15 +271,9 @@ impl Ingest {
         named: &Named,
         admission: Admission,
         fingerprint: &str,
-        audio_ms: u64,
-        bytes: u64,
     ) -> Result<Taken, Setback> {
         let (recording, taken) = match admission {
-            Admission::Admitted => {
-                metrics::admitted(bytes, audio_ms);
-                tracing::info!(drop = head.id, recording = %named.recording, bytes, audio_ms, "admitted");
-                (named.recording, Taken::Admitted)
-            }
+            Admission::Admitted => (named.recording, Taken::Admitted),
             Admission::Repeated => (named.recording, Taken::Repeated),
             Admission::Duplicate { recording, fingerprint: theirs } => {
                 if let Some(key) = order.key.as_deref().filter(|_| theirs != fingerprint) {

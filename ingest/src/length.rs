@@ -127,4 +127,32 @@ mod tests {
         check("flac", b"fLaC", 16_000, 1_000, false);
         check("unknown", b"", u64::MAX, u64::MAX / 16_000, false);
     }
+
+    #[test]
+    fn damaged_heads_are_looked_at_without_harm() {
+        let heads = [
+            wav(32_000, 320_000, b"LIST\x03\0\0\0abc\0"),
+            flac(16_000, 160_000),
+            b"ID3\x04\0\0\0\0\0\x02\0\0\xff\xfb\x90\x64".to_vec(),
+            b"\x1a\x45\xdf\xa3\x9f\x42\x82\x84webm".to_vec(),
+        ];
+        // The generator of Numerical Recipes: the same damage on every run.
+        let mut state = 7_u32;
+        let mut next = |below: usize| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as usize % below
+        };
+        for _ in 0..4000 {
+            let mut head = heads[next(heads.len())].clone();
+            for _ in 0..=next(4) {
+                let at = next(head.len());
+                head[at] ^= 1 << next(8);
+            }
+            head.truncate(next(head.len()) + 1);
+            let kind = crate::sniff::sniff(&head);
+            let container = if let crate::sniff::Sniffed::Container(name) = kind { name } else { "unknown" };
+            let length = estimate(container, &head, 1_000_000);
+            assert!(!length.believable || length.ms <= 1_000_000_000 / 40, "{container} {length:?} {head:?}");
+        }
+    }
 }

@@ -63,7 +63,7 @@ impl Bench {
         Bench { log, store, readiness, stage: Arc::new(stage), folder }
     }
 
-    async fn submit(&self, fields: &[(&str, &[u8])]) -> String {
+    async fn submit(&self, fields: Fields<'_>) -> String {
         let fields: Vec<_> =
             fields.iter().map(|(name, value)| ((*name).to_owned(), Bytes::copy_from_slice(value))).collect();
         self.log.submit(Lane::Batch, &fields).await.unwrap()
@@ -108,7 +108,7 @@ impl Bench {
         rt.await.unwrap().entries + batch.await.unwrap().entries
     }
 
-    async fn take(&self, fields: &[(&str, &[u8])]) -> DropOutcome {
+    async fn take(&self, fields: Fields<'_>) -> DropOutcome {
         let id = self.submit(fields).await;
         self.run().await;
         let id = fields
@@ -158,6 +158,9 @@ impl Bench {
         keys
     }
 }
+
+/// The fields of a drop.
+type Fields<'a> = &'a [(&'a str, &'a [u8])];
 
 /// A second of wav, 16 kHz mono, of some loudness that tells it from others.
 fn wav(level: u8) -> Vec<u8> {
@@ -252,7 +255,7 @@ async fn each_bad_drop_has_its_answer() {
         &vec![128; 8000 * 90],
     ]
     .concat();
-    let cases: &[(&[(&str, &[u8])], &str)] = &[
+    let cases: &[(Fields, &str)] = &[
         (&[("audio", b"")], "empty_audio"),
         (&[("audio", b"%PDF-1.7 a paper")], "not_audio"),
         (&[("audio", b"hello, this is a letter")], "not_audio"),
@@ -298,7 +301,7 @@ async fn each_bad_drop_has_its_answer() {
     assert_eq!(bench.log.dead_letters(Source::Ingest(Lane::Batch)).await.unwrap(), 0, "an answer is enough");
 }
 
-async fn check_message(fields: &[(&str, &[u8])], then: Expect) {
+async fn check_message(fields: Fields<'_>, then: Expect) {
     let outcome = Bench::new().await.take(fields).await;
     let message = outcome.cause.expect("a bad drop").message.replace("; ", "\n");
     then.assert_eq(&message);

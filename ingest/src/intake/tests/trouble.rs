@@ -93,6 +93,38 @@ async fn a_source_that_stays_away_is_given_up_with_a_reason() {
 }
 
 #[tokio::test]
+async fn a_fetch_is_broken_off_and_handed_back_when_the_program_ends() {
+    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("http://localhost:{}/a.wav", server.local_addr().unwrap().port());
+    let mut bench = Bench::new().await;
+    let web_hosts = vec!["localhost".to_owned()];
+    let roots = Roots { web: true, web_hosts, web_timeout: Duration::from_secs(600), ..Roots::default() };
+    let stage = Arc::get_mut(&mut bench.stage).expect("nobody runs it yet");
+    stage.sources = Sources::open(roots).unwrap();
+    bench.submit(&[("uri", uri.as_bytes())]).await;
+
+    let asked = CancellationToken::new();
+    let answering = {
+        let asked = asked.clone();
+        async move {
+            use tokio::io::AsyncWriteExt;
+            let (mut connection, _) = server.accept().await.unwrap();
+            let head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n";
+            connection.write_all(&[&head[..], &wav(1), &vec![1; 100_000]].concat()).await.unwrap();
+            asked.cancel();
+            std::future::pending::<()>().await;
+        }
+    };
+    let answering = tokio::spawn(answering);
+    let start = Instant::now();
+    bench.run_with(Options::new("ingest", Inlet::Drops), async |_| asked.is_cancelled()).await;
+    answering.abort();
+    assert!(start.elapsed() < Duration::from_secs(10), "nobody waits for the rest of the file");
+    assert_eq!((bench.waiting().await, bench.tally().as_str()), (1, ""));
+    assert_eq!(bench.keys().await, [""; 0], "no half a file is left");
+}
+
+#[tokio::test]
 async fn a_file_behind_a_uri_is_held_to_the_rules_and_leaves_nothing_behind() {
     let bench = Bench::new().await;
     let put = |name: &str, bytes: &[u8]| {
