@@ -118,6 +118,34 @@ async fn buckets_are_matched_by_name_and_whole_folder_names() {
     }
 }
 
+#[tokio::test]
+async fn objects_are_fetched_and_missing_ones_refused() {
+    let bucket = |reply: &'static str| async move {
+        let (port, _) = serve(move |_| reply.to_owned()).await;
+        let endpoint = format!("http://127.0.0.1:{port}");
+        let variables = Map::from([
+            ("AWS_ENDPOINT", endpoint.as_str()),
+            ("AWS_ALLOW_HTTP", "true"),
+            ("AWS_REGION", "eu-central-1"),
+            ("AWS_ACCESS_KEY_ID", "x"),
+            ("AWS_SECRET_ACCESS_KEY", "y"),
+        ]);
+        let uris = vec!["s3://bucket/calls".parse().unwrap()];
+        Sources::open_with(Roots { uris, ..Roots::default() }, &variables).unwrap()
+    };
+    let uri = "s3://bucket/calls/a.mp3".parse().unwrap();
+    let fine = bucket(
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nETag: \"e\"\r\n\
+         Last-Modified: Tue, 05 May 2026 10:00:00 GMT\r\nConnection: close\r\n\r\nsound",
+    );
+    let incoming = fine.await.open_uri(&uri).await.unwrap();
+    assert_eq!((incoming.bytes, incoming.shown.as_str()), (Some(5), "s3://bucket/calls/a.mp3"));
+    assert_eq!(text_of(incoming).await, "sound");
+    let missing = bucket("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
+    assert_eq!(code_of(&missing, uri.as_str()).await, "not_found");
+    assert_eq!(code_of(&missing, "s3://other/calls/a.mp3").await, "uri_not_allowed");
+}
+
 /// A server on this machine that answers every request with `reply` and counts them.
 async fn serve(reply: impl Fn(u16) -> String + Send + 'static) -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
