@@ -98,14 +98,15 @@ function renamed(client, { type, body, bytes }) {
   return bytes
 }
 
-/** Notes LISTEN and UNLISTEN. The shared backend goes on listening for the others, so UNLISTEN is answered here in effect only. */
+/** Notes LISTEN and UNLISTEN. The one backend goes on listening for the other clients, so UNLISTEN never reaches it. */
 function note(client, sql) {
-  const said = /^\s*(un)?listen\s+("?)([^";\s]+)\2/i.exec(sql)
-  if (!said) return sql
-  if (!said[1]) client.channels.add(said[2] ? said[3] : said[3].toLowerCase())
-  else if (said[3] === '*') client.channels.clear()
-  else client.channels.delete(said[3])
-  return said[1] ? `SET application_name TO ''` : sql
+  return sql.replace(/(^|;)(\s*)(un)?listen\s+(\*|"[^"]+"|\w+)/gi, (whole, before, space, un, name) => {
+    const channel = name.startsWith('"') ? name.slice(1, -1) : name.toLowerCase()
+    if (!un) client.channels.add(channel)
+    else if (channel === '*') client.channels.clear()
+    else client.channels.delete(channel)
+    return un ? `${before}${space}SET application_name TO ''` : whole
+  })
 }
 
 async function handle(client, m) {
