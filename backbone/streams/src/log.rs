@@ -347,7 +347,7 @@ pub trait Log: Send + Sync + 'static {
     /// Opens a reader for a consumer of a group.
     async fn reader(&self, group: &str, consumer: &str) -> Result<Box<dyn Reader>, Error>;
 
-    /// Takes new entries without waiting.
+    /// Takes new entries without waiting. After an error some may be ours unseen: see [`own_pending`](Log::own_pending).
     async fn take(
         &self,
         group: &str,
@@ -359,7 +359,8 @@ pub trait Log: Send + Sync + 'static {
     /// Returns what was delivered to this consumer and is not done.
     async fn own_pending(&self, group: &str, consumer: &str, source: Source) -> Result<Vec<Entry>, Error>;
 
-    /// Takes over up to `count` entries whose worker was silent for `lease`, and retries that are due.
+    /// Takes over up to `count` entries whose worker was silent for `lease`, and retries that are due. After an error
+    /// some may be ours unseen: see [`own_pending`](Log::own_pending).
     async fn claim(
         &self,
         group: &str,

@@ -125,6 +125,13 @@ impl RedisLog {
         self.persist(action, attempt).await
     }
 
+    /// Runs a command once. What gives entries away must not be repeated behind the caller's back: after a lost reply
+    /// they are ours already, a second call gives others, and only the caller can read its own history.
+    async fn once<T: FromRedisValue>(&self, action: &'static str, command: &redis::Cmd) -> Result<T, Error> {
+        let mut connection = self.connection.clone();
+        command.query_async::<T>(&mut connection).await.map_err(|e| failed(action, e))
+    }
+
     /// Runs a script until the server answers. Each is written so that a second run changes nothing.
     async fn script<T: FromRedisValue>(
         &self,
@@ -330,7 +337,7 @@ impl Log for RedisLog {
         let mut command = redis::cmd("XREADGROUP");
         command.arg("GROUP").arg(group).arg(consumer).arg("COUNT").arg(count);
         command.arg("STREAMS").arg(source.key()).arg(">");
-        entries_of(self.run("take stream entries", &command).await?, &[source])
+        entries_of(self.once("take stream entries", &command).await?, &[source])
     }
 
     async fn own_pending(&self, group: &str, consumer: &str, source: Source) -> Result<Vec<Entry>, Error> {
@@ -359,7 +366,10 @@ impl Log for RedisLog {
         let mut invocation = self.scripts.claim.prepare_invoke();
         invocation.key(source.key()).key(source.attempts(group));
         invocation.arg(group).arg(consumer).arg(lease.as_millis() as u64).arg(count);
-        let value: Value = self.script("claim stream entries", &invocation).await?;
+        const ACTION: &str = "claim stream entries";
+        let mut connection = self.connection.clone();
+        // Once, for the reason that once() gives.
+        let value = invocation.invoke_async::<Value>(&mut connection).await.map_err(|e| failed(ACTION, e))?;
         reply::claimed_of(value, source)
     }
 

@@ -6,6 +6,7 @@
 mod contract {
     #[macro_use]
     pub mod fixture;
+    pub mod proxy;
     pub mod server;
 
     mod admission;

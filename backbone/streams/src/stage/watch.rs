@@ -26,7 +26,7 @@ impl Pauses {
 }
 
 /// How often the queues downstream are measured.
-const EVERY: Duration = Duration::from_millis(250);
+const EVERY: Duration = Duration::from_millis(500);
 
 /// Keeps the pauses right until `over`.
 pub async fn pressure(

@@ -145,7 +145,7 @@ async fn pressure_pauses_a_lane_while_its_leases_go_on(bench: Bench) {
     bench.add_work(0..1).await;
     until("it holds one", || async { worker.seen() == 1 }).await;
     bench.add(SEGMENTS, &requested(50), 31 * 60_000, 0).await;
-    tokio::time::sleep(Duration::from_millis(800)).await;
+    tokio::time::sleep(Duration::from_millis(1200)).await;
     bench.add_work(1..3).await;
     bench.add(rt, &requested(9), 1, 0).await;
     until("the other lane goes on", || async { bench.backlog(rt).await.entries == 0 }).await;

@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use super::*;
+use crate::contract::proxy::Proxy;
 use crate::contract::server::Server;
+use streams::redis::{Config, RedisLog};
 
 /// Runs 60 pieces of work with something going wrong in the middle; all must end, each once.
 async fn survives(mut bench: Bench, trouble: impl FnOnce(&mut Server) + Send + 'static) {
@@ -116,6 +118,73 @@ async fn entries_whose_reply_was_lost_are_found_in_own_history() {
     until_empty(&bench).await;
     running.stop().await;
     assert_eq!(worker.seen(), 2);
+}
+
+/// Contains the words of a request?
+fn says(request: &[u8], word: &str) -> bool {
+    request.windows(word.len()).any(|window| window == word.as_bytes())
+}
+
+/// Runs 40 pieces of work over a bad line. One worker and a long lease: nobody else comes to the rescue.
+async fn survives_lost_replies(loses: impl Fn(&[u8], u32) -> bool + Send + Sync + 'static) {
+    let Some(bench) = Bench::redis().await else { return };
+    let proxy = Proxy::start(bench.server(), loses);
+    let log: SharedLog = Arc::new(RedisLog::connect(Config::new(proxy.url(), 1)).await.unwrap());
+    bench.add_work(0..20).await;
+    bench.one_taken(20, "a worker that dies").await;
+    let ids: Vec<String> = bench.claim("gone", Duration::ZERO).await.into_iter().map(|entry| entry.id).collect();
+    bench.log.hand_back(GROUP, "gone", DECODE, &ids).await.unwrap();
+    let worker = Worker::new(3, |delivery| async {
+        if delivery.entry().identity().ends_with(['0', '1', '2']) && delivery.entry().attempts == 0 {
+            delivery.retry_after(Duration::from_millis(50), cause("later")).await;
+        } else {
+            finish(delivery).await;
+        }
+    });
+    let running = start(&log, &worker, &Options { lease: LONG, ..options() });
+    for number in 21..40 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        bench.add_work(number..number + 1).await;
+    }
+    until_empty(&bench).await;
+    running.stop().await;
+    assert!(proxy.lost() > 0, "the line was bad");
+    let ids: std::collections::BTreeSet<String> =
+        bench.facts().iter().map(|fact| fact.text("event_id").unwrap().to_owned()).collect();
+    assert_eq!((ids.len(), bench.seqs().len(), dead_codes(&bench)), (40, 40, vec![]));
+}
+
+#[tokio::test]
+async fn lost_replies_to_takes() {
+    survives_lost_replies(|request, number| {
+        // Reading own history may fail too, but not for ever.
+        says(request, "\r\n>\r\n") && !says(request, "BLOCK") && number < 60
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn lost_replies_to_blocked_reads() {
+    survives_lost_replies(|request, number| says(request, "BLOCK") && number % 3 == 0 && number < 400).await;
+}
+
+#[tokio::test]
+async fn lost_replies_to_claims() {
+    let lease = LONG.as_millis().to_string();
+    survives_lost_replies(move |request, number| says(request, &lease) && number % 2 == 0 && number < 400).await;
+}
+
+#[tokio::test]
+async fn lost_replies_to_commits_and_retries() {
+    survives_lost_replies(|request, number| {
+        says(request, "EVALSHA") && says(request, ":attempts:") && number % 3 != 0 && number < 200
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn lost_replies_to_anything() {
+    survives_lost_replies(|_, number| number % 11 == 10 && number < 600).await;
 }
 
 #[tokio::test]

@@ -1,0 +1,80 @@
+//! A line to a server on which answers get lost: the request arrives and is done, the connection ends before its reply.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::server::Server;
+
+pub struct Proxy {
+    folder: tempfile::TempDir,
+    lost: Arc<AtomicU32>,
+}
+
+impl Proxy {
+    /// Starts a line on which the reply to a request gets lost where `loses` says so, given its bytes and its number.
+    pub fn start(server: &Server, loses: impl Fn(&[u8], u32) -> bool + Send + Sync + 'static) -> Proxy {
+        let folder = tempfile::Builder::new().prefix("vf-proxy-").tempdir().expect("a temporary folder");
+        let listener = UnixListener::bind(folder.path().join("s")).expect("listen");
+        let (server, loses, lost) = (server.socket(), Arc::new(loses), Arc::new(AtomicU32::new(0)));
+        let (count, asked) = (Arc::clone(&lost), Arc::new(AtomicU32::new(0)));
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (server, loses) = (server.clone(), Arc::clone(&loses));
+                let (count, asked) = (Arc::clone(&count), Arc::clone(&asked));
+                tokio::spawn(async move {
+                    let loses = |request: &[u8]| {
+                        let loses = loses(request, asked.fetch_add(1, Ordering::SeqCst));
+                        count.fetch_add(u32::from(loses), Ordering::SeqCst);
+                        loses
+                    };
+                    let _ = carry(client, server, loses).await;
+                });
+            }
+        });
+        Proxy { folder, lost }
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis+unix://{}", self.folder.path().join("s").display())
+    }
+
+    /// How many replies were lost so far.
+    pub fn lost(&self) -> u32 {
+        self.lost.load(Ordering::SeqCst)
+    }
+}
+
+async fn carry(
+    mut client: UnixStream,
+    server: std::path::PathBuf,
+    loses: impl Fn(&[u8]) -> bool,
+) -> std::io::Result<()> {
+    let mut server = UnixStream::connect(server).await?;
+    let (mut request, mut reply) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    loop {
+        tokio::select! {
+            read = client.read(&mut request) => {
+                let request = &request[..read?];
+                if request.is_empty() {
+                    return Ok(());
+                }
+                server.write_all(request).await?;
+                if loses(request) {
+                    // Its effect is there once the server answers.
+                    server.read(&mut reply).await?;
+                    return Ok(());
+                }
+            }
+            read = server.read(&mut reply) => {
+                let reply = &reply[..read?];
+                if reply.is_empty() {
+                    return Ok(());
+                }
+                client.write_all(reply).await?;
+            }
+        }
+    }
+}
