@@ -227,8 +227,9 @@ fn redacted(url: &str) -> String {
 /// # Errors
 /// [`Error::Unavailable`] when Redis does not answer, [`Error::Full`] at its memory limit.
 pub async fn submit(url: &str, lane: Lane, fields: &[(String, Bytes)]) -> Result<String, Error> {
-    let client = Client::open(url)
-        .map_err(|e| Error::Misconfigured(format!("cannot use the Redis address {:?}: {e}", redacted(url))))?;
+    let client = Client::open(url).map_err(|e| {
+        Error::Misconfigured(format!("cannot use the Redis address {:?}: {e}", redacted(url)))
+    })?;
     let limits = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
         .set_response_timeout(Some(RESPONSE_TIMEOUT));
@@ -614,7 +615,9 @@ impl Log for RedisLog {
             return self.run("measure the log", redis::cmd("XLEN").arg(source.key())).await;
         };
         // Contiguous seq makes this exact where the server's own `lag` is not (it is nil after a restart).
-        let Some(newest) = reply::seq_of(self.xrange(source, "+", "-").await?) else { return Ok(group.pending) };
+        let Some(newest) = reply::seq_of(self.xrange(source, "+", "-").await?) else {
+            return Ok(group.pending);
+        };
         let read = match reply::seq_of(self.xrange(source, &group.last_delivered, "-").await?) {
             Some(read) => read,
             // All it was given is trimmed, or it was given nothing yet: what is left is unread.

@@ -203,7 +203,10 @@ pub async fn run<S: Stage>(
         }
     };
     if tokio::time::timeout(GIVE_UP_ON_REDIS, farewell).await.is_err() {
-        tracing::warn!(stage = options.name, "redis does not answer: others take the work when the lease ends");
+        tracing::warn!(
+            stage = options.name,
+            "redis does not answer: others take the work when the lease ends"
+        );
     }
     over.cancel();
     watcher.abort();
@@ -359,7 +362,10 @@ impl Intake {
             self.waiting.spawn(async move {
                 let read = AssertUnwindSafe(reader.read(&sources, 1, block)).catch_unwind().await;
                 let read = read.unwrap_or_else(|_| {
-                    Err(Error::Reply { action: "read stream entries", reply: "the reader panicked".to_owned() })
+                    Err(Error::Reply {
+                        action: "read stream entries",
+                        reply: "the reader panicked".to_owned(),
+                    })
                 });
                 if read.is_err() {
                     tokio::time::sleep(READ_PAUSE).await;

@@ -97,7 +97,11 @@ async fn a_deleted_recording_leaves_nothing_behind(bench: Bench) {
     assert_eq!(bench.log.speech(SHARD, &segment_of(&work, 0)).await.unwrap(), None);
 
     let another = bench.one_taken(2, "a").await;
-    assert_eq!(bench.commit(&another, &[fact(&requested(2), 0)]).await, Outcome::Done, "others are untouched");
+    assert_eq!(
+        bench.commit(&another, &[fact(&requested(2), 0)]).await,
+        Outcome::Done,
+        "others are untouched"
+    );
     assert_eq!(bench.seqs(), [1]);
 }
 

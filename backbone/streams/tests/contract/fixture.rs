@@ -299,21 +299,20 @@ pub fn cut(work: &Envelope, index: u32) -> Envelope {
 
 /// A fact that follows from `work`, told apart by `index`.
 pub fn fact(work: &Envelope, index: u32) -> Envelope {
-    let event = SegmentFailed {
-        channel: 0,
-        index,
-        start_ms: 0,
-        end_ms: 1,
-        cause: cause("test"),
-        attempts: 1,
-    };
+    let event =
+        SegmentFailed { channel: 0, index, start_ms: 0, end_ms: 1, cause: cause("test"), attempts: 1 };
     work.follow(event.into(), &format!("0:{index}"), events::now())
 }
 
 fn envelope(number: u32, event: Event) -> Envelope {
     let recording = recording(number);
     Envelope {
-        event_id: EventId::derive(DropIdentity::derive(&number.to_string(), "").event_id(), event.kind(), "", 0),
+        event_id: EventId::derive(
+            DropIdentity::derive(&number.to_string(), "").event_id(),
+            event.kind(),
+            "",
+            0,
+        ),
         shard: SHARD,
         seq: None,
         recording,

@@ -197,5 +197,9 @@ async fn a_consumer_leaves_only_when_it_holds_nothing(bench: Bench) {
         let consumers: Vec<redis::Value> = server.ask(&["XINFO", "CONSUMERS", &DECODE.key(), GROUP]);
         assert_eq!(consumers.len(), 1, "only b is left");
     }
-    assert_eq!(bench.commit(&entry, &[]).await, Outcome::Done, "a result is taken from whoever brings it first");
+    assert_eq!(
+        bench.commit(&entry, &[]).await,
+        Outcome::Done,
+        "a result is taken from whoever brings it first"
+    );
 }

@@ -12,18 +12,42 @@ use super::fixture::*;
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Add,
-    Take { who: usize, count: usize },
+    Take {
+        who: usize,
+        count: usize,
+    },
     /// Takes what is anybody's: the lease is over.
-    Claim { who: usize, count: usize },
+    Claim {
+        who: usize,
+        count: usize,
+    },
     /// Claims while all leases hold: gets retries that are due and what was handed back.
-    ClaimFree { who: usize },
-    History { who: usize },
+    ClaimFree {
+        who: usize,
+    },
+    History {
+        who: usize,
+    },
     /// The rest names an entry among those the consumer believes to hold, by its place.
-    Finish { who: usize, which: usize },
-    PutOff { who: usize, which: usize, due: bool },
-    HandBack { who: usize, which: usize },
-    Renew { who: usize },
-    Crash { who: usize },
+    Finish {
+        who: usize,
+        which: usize,
+    },
+    PutOff {
+        who: usize,
+        which: usize,
+        due: bool,
+    },
+    HandBack {
+        who: usize,
+        which: usize,
+    },
+    Renew {
+        who: usize,
+    },
+    Crash {
+        who: usize,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {

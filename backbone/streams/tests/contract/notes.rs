@@ -19,7 +19,11 @@ async fn the_first_to_settle_a_language_wins(bench: Bench) {
     assert_eq!(bench.log.settle_language(SHARD, recording, 0, "de").await.unwrap(), "de");
     assert_eq!(bench.log.settle_language(SHARD, recording, 0, "en").await.unwrap(), "de");
     assert_eq!(bench.log.settle_language(SHARD, recording, 0, "de").await.unwrap(), "de", "asked again");
-    assert_eq!(bench.log.settle_language(SHARD, recording, 1, "en").await.unwrap(), "en", "its own generation");
+    assert_eq!(
+        bench.log.settle_language(SHARD, recording, 1, "en").await.unwrap(),
+        "en",
+        "its own generation"
+    );
     assert_eq!(bench.log.language(SHARD, recording, 0).await.unwrap().as_deref(), Some("de"));
 }
 

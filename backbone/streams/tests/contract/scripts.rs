@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use events::{Claim, Lane, Shard, Tenant};
 use streams::redis::{Config, RedisLog};
-use streams::{Admission, Admit, DropOutcome, Emitted, Error, Log, Message, ModelNote, Outcome, Queue, Source, keys};
+use streams::{
+    Admission, Admit, DropOutcome, Emitted, Error, Log, Message, ModelNote, Outcome, Queue, Source, keys,
+};
 
 use super::fixture::*;
 use super::server::Server;
@@ -112,7 +114,10 @@ mod admit_lua {
         let log = RedisLog::connect(config).await.unwrap();
         assert_eq!(log.admit(&admit(1)).await.unwrap(), Admission::Admitted);
         let held = log.admit(&admit(2)).await.unwrap();
-        assert_eq!(held, Admission::Duplicate { recording: recording(1), fingerprint: "f|with|bars".to_owned() });
+        assert_eq!(
+            held,
+            Admission::Duplicate { recording: recording(1), fingerprint: "f|with|bars".to_owned() }
+        );
         tokio::time::sleep(Duration::from_millis(1100)).await;
         assert_eq!(log.admit(&admit(2)).await.unwrap(), Admission::Admitted);
     }
@@ -332,7 +337,9 @@ async fn all_keys_of_a_call_share_a_slot() {
     let mut commit = commit_of(&drop, &[]);
     commit.group = "ingest".to_owned();
     assert_eq!(log.commit(&commit).await.unwrap(), Outcome::Done);
-    log.set_drop_outcome(&drop.id, &DropOutcome { recording: None, duplicate: false, cause: None }).await.unwrap();
+    log.set_drop_outcome(&drop.id, &DropOutcome { recording: None, duplicate: false, cause: None })
+        .await
+        .unwrap();
 
     let calls = watched.finish(&server);
     let several = calls.iter().filter(|keys| keys.len() > 1).count();
@@ -348,7 +355,9 @@ fn slot(key: &str) -> u16 {
     let tagged = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
     let hashed = tagged.filter(|tag| !tag.is_empty()).unwrap_or(key);
     let crc = hashed.bytes().fold(0u16, |crc, byte| {
-        (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| if crc & 0x8000 != 0 { (crc << 1) ^ 0x1021 } else { crc << 1 })
+        (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {
+            if crc & 0x8000 != 0 { (crc << 1) ^ 0x1021 } else { crc << 1 }
+        })
     });
     crc % 16_384
 }

@@ -109,7 +109,8 @@ impl Server {
         let until = Instant::now() + Duration::from_secs(20);
         while Instant::now() < until {
             let client = redis::Client::open(self.url()).expect("the address of a unix socket");
-            let answered = client.get_connection().and_then(|mut c| redis::cmd("PING").query::<String>(&mut c));
+            let answered =
+                client.get_connection().and_then(|mut c| redis::cmd("PING").query::<String>(&mut c));
             if answered.is_ok() {
                 return;
             }
@@ -169,7 +170,11 @@ impl Watched {
 }
 
 fn words_of(line: &str) -> Vec<String> {
-    line.split_once('"').map_or("", |(_, rest)| rest.trim_end_matches('"')).split("\" \"").map(str::to_owned).collect()
+    line.split_once('"')
+        .map_or("", |(_, rest)| rest.trim_end_matches('"'))
+        .split("\" \"")
+        .map(str::to_owned)
+        .collect()
 }
 
 fn keys_of(words: &[String]) -> Option<Vec<String>> {

@@ -74,7 +74,8 @@ struct Running {
 
 fn start(log: &SharedLog, worker: &Arc<Worker>, options: &Options) -> Running {
     let shutdown = CancellationToken::new();
-    let task = tokio::spawn(stage::run(Arc::clone(log), Arc::clone(worker), options.clone(), shutdown.clone()));
+    let task =
+        tokio::spawn(stage::run(Arc::clone(log), Arc::clone(worker), options.clone(), shutdown.clone()));
     Running { shutdown, task }
 }
 
@@ -121,7 +122,8 @@ async fn until_empty(bench: &Bench) {
 
 /// Appends whatever bytes as work, or as a fact.
 async fn add_raw(bench: &Bench, queue: Option<Source>, json: &str) {
-    let message = Message { event_id: uuid::Uuid::new_v4().to_string(), json: json.to_owned(), ms: 5, bytes: 0 };
+    let message =
+        Message { event_id: uuid::Uuid::new_v4().to_string(), json: json.to_owned(), ms: 5, bytes: 0 };
     let admit = Admit {
         shard: SHARD,
         recording: fresh_recording(),

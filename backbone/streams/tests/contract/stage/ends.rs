@@ -47,7 +47,10 @@ async fn the_last_attempt_ends_in_the_dead_letters_and_in_a_fact(bench: Bench) {
     assert_eq!(bench.dead(DECODE)[0].text("dead_attempts"), Some("3"));
     let facts = facts_of(&bench);
     let Event::RecordingFailed(failed) = &facts[0].event else { panic!("{facts:?}") };
-    assert_eq!((failed.stage.as_str(), failed.attempts, failed.cause.code.as_str()), ("decode", 3, "no_luck"));
+    assert_eq!(
+        (failed.stage.as_str(), failed.attempts, failed.cause.code.as_str()),
+        ("decode", 3, "no_luck")
+    );
     assert_eq!((facts.len(), facts[0].recording), (1, recording(0)));
 }
 
@@ -66,7 +69,11 @@ async fn a_segment_given_up_is_a_fact_too(bench: Bench) {
     let facts = facts_of(&bench);
     let Event::SegmentFailed(failed) = &facts[0].event else { panic!("{facts:?}") };
     assert_eq!((failed.index, failed.start_ms, failed.end_ms), (4, 4000, 5000));
-    assert_eq!(bench.log.speech(SHARD, &segment_of(&work, 4)).await.unwrap(), None, "its speech goes with it");
+    assert_eq!(
+        bench.log.speech(SHARD, &segment_of(&work, 4)).await.unwrap(),
+        None,
+        "its speech goes with it"
+    );
 }
 
 async fn a_cause_of_any_length_fits_into_its_fact(bench: Bench) {
@@ -171,9 +178,9 @@ async fn facts_are_acknowledged_together(bench: Bench) {
             50
         }
         async fn process(&self, deliveries: Vec<Delivery>) {
-            let (first, rest) = deliveries.into_iter().partition(|delivery| {
-                delivery.envelope().seq == Some(3) && delivery.entry().attempts == 0
-            });
+            let (first, rest) = deliveries
+                .into_iter()
+                .partition(|delivery| delivery.envelope().seq == Some(3) && delivery.entry().attempts == 0);
             let first: Vec<Delivery> = first;
             for delivery in first {
                 delivery.retry_after(Duration::ZERO, cause("database")).await;

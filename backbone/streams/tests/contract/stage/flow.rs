@@ -1,9 +1,9 @@
 //! What is handed out: how much, in which order, to whom, and when it must stop.
 
 use events::Shard;
+use streams::Outcome;
 use streams::memory::MemoryLog;
 use streams::stage::{Ended, Outputs};
-use streams::Outcome;
 
 use super::*;
 
@@ -220,9 +220,11 @@ async fn a_worker_keeps_no_more_than_it_can_work_on() {
     until("the other one did the rest", || async { free.seen() == 7 }).await;
     second.stop().await;
     first.stop().await;
-    let left: u64 = futures::future::join_all(queues.iter().map(|queue| async { log.backlog(*queue).await.unwrap().entries }))
-        .await
-        .into_iter()
-        .sum();
+    let left: u64 = futures::future::join_all(
+        queues.iter().map(|queue| async { log.backlog(*queue).await.unwrap().entries }),
+    )
+    .await
+    .into_iter()
+    .sum();
     assert_eq!(left, 1);
 }

@@ -28,7 +28,8 @@ async fn survives(mut bench: Bench, trouble: impl FnOnce(&mut Server) + Send + '
     let ids: std::collections::BTreeSet<String> =
         bench.facts().iter().map(|fact| fact.text("event_id").unwrap().to_owned()).collect();
     assert_eq!((ids.len(), dead_codes(&bench)), (60, vec![]));
-    let pending: Vec<redis_value::Value> = bench.server().ask(&["XPENDING", &DECODE.key(), GROUP, "-", "+", "9"]);
+    let pending: Vec<redis_value::Value> =
+        bench.server().ask(&["XPENDING", &DECODE.key(), GROUP, "-", "+", "9"]);
     assert!(pending.is_empty(), "{pending:?}");
 }
 
@@ -132,7 +133,8 @@ async fn survives_lost_replies(loses: impl Fn(&[u8], u32) -> bool + Send + Sync 
     let log: SharedLog = Arc::new(RedisLog::connect(Config::new(proxy.url(), 1)).await.unwrap());
     bench.add_work(0..20).await;
     bench.one_taken(20, "a worker that dies").await;
-    let ids: Vec<String> = bench.claim("gone", Duration::ZERO).await.into_iter().map(|entry| entry.id).collect();
+    let ids: Vec<String> =
+        bench.claim("gone", Duration::ZERO).await.into_iter().map(|entry| entry.id).collect();
     bench.log.hand_back(GROUP, "gone", DECODE, &ids).await.unwrap();
     let worker = Worker::new(3, |delivery| async {
         if delivery.entry().identity().ends_with(['0', '1', '2']) && delivery.entry().attempts == 0 {
@@ -158,7 +160,7 @@ async fn survives_lost_replies(loses: impl Fn(&[u8], u32) -> bool + Send + Sync 
 async fn lost_replies_to_takes() {
     survives_lost_replies(|request, number| {
         // Reading own history may fail too, but not for ever.
-        says(request, "\r\n>\r\n") && !says(request, "BLOCK") && number < 60
+        says(request, "decode:batch\r\n$1\r\n>\r\n") && !says(request, "BLOCK") && number < 60
     })
     .await;
 }
@@ -171,7 +173,8 @@ async fn lost_replies_to_blocked_reads() {
 #[tokio::test]
 async fn lost_replies_to_claims() {
     let lease = LONG.as_millis().to_string();
-    survives_lost_replies(move |request, number| says(request, &lease) && number % 2 == 0 && number < 400).await;
+    survives_lost_replies(move |request, number| says(request, &lease) && number % 2 == 0 && number < 400)
+        .await;
 }
 
 #[tokio::test]
@@ -206,7 +209,7 @@ async fn an_idle_worker_asks_little_and_stops_quickly() {
     assert!(asked <= 4 * 4, "one blocked read per shard and second, not {asked} in 3 s");
     let since = Instant::now();
     running.stop().await;
-    assert!(since.elapsed() < options.block + Duration::from_millis(900), "{:?}", since.elapsed());
+    assert!(since.elapsed() < options.block + Duration::from_secs(2), "{:?}", since.elapsed());
     assert!(server.ask::<Vec<redis_value::Value>>(&["XINFO", "CONSUMERS", &DECODE.key(), GROUP]).is_empty());
 }
 
