@@ -184,7 +184,7 @@ mod tests {
 
     fn check(measured: &Measured, lane: Lane, then: Expect) {
         let told = refusal(measured, lane, &limits()).map_or("room".to_owned(), |error| {
-            format!("{} {:?} {error}", error.code.unwrap_or_default(), error.retry_after)
+            format!("{} {:?} {error}", error.code.as_deref().unwrap_or_default(), error.retry_after)
         });
         then.assert_eq(&told);
     }
