@@ -14,13 +14,14 @@ use serde::Serialize;
 use sqlx::postgres::PgPool;
 use sqlx::{PgConnection, Row};
 use transcript::recording::concerns_generation;
-use transcript::{GenerationFacts, Outcome, RecordingFacts, Segment, State, Tally};
+use transcript::{GenerationFacts, RecordingFacts, Segment, State, Tally};
 use uuid::Uuid;
 
 use crate::database::Views;
 use crate::entry::Entry;
 use crate::error::{ApplyError, Error};
 use crate::metrics;
+use crate::segments;
 use crate::state::{self, StateColumns, unsigned};
 use crate::time::At;
 use crate::watch;
@@ -126,9 +127,9 @@ async fn insert_inbox(connection: &mut PgConnection, batch: &[Entry]) -> Result<
 }
 
 /// A recording in hand.
-struct Touched {
-    submitted_at: At,
-    tenant: String,
+pub(crate) struct Touched {
+    pub submitted_at: At,
+    pub tenant: String,
     facts: RecordingFacts,
     /// Every generation with its state as it stood; those that the batch touches are computed anew.
     generations: BTreeMap<u32, (GenerationFacts, State)>,
@@ -136,7 +137,7 @@ struct Touched {
 }
 
 /// Which row of `segments`: recording, generation, channel, index.
-type SegmentKey = (RecordingId, u32, u16, u32);
+pub(crate) type SegmentKey = (RecordingId, u32, u16, u32);
 
 async fn fold(connection: &mut PgConnection, envelopes: &[&Envelope]) -> Result<(), Error> {
     if envelopes.is_empty() {
@@ -169,7 +170,7 @@ async fn fold(connection: &mut PgConnection, envelopes: &[&Envelope]) -> Result<
         recording.touched.clear();
     }
 
-    upsert_segments(connection, &recordings, &segments).await?;
+    segments::upsert(connection, &recordings, &segments).await?;
     delete_contents(connection, &recordings, &deleted).await?;
     settle_states(connection, &mut recordings).await?;
     write_transcripts(connection, &recordings).await?;
@@ -232,147 +233,21 @@ pub(crate) fn generation(number: i64) -> Result<u32, Error> {
     u32::try_from(number).map_err(|_| Error::Corrupt(format!("generation {number}")))
 }
 
-/// The segments as columns, one array each.
-#[derive(Default)]
-struct SegmentColumns {
-    submitted_at: Vec<At>,
-    recording: Vec<Uuid>,
-    generation: Vec<i64>,
-    channel: Vec<i32>,
-    index: Vec<i64>,
-    tenant: Vec<String>,
-    round: Vec<i64>,
-    event_id: Vec<Uuid>,
-    occurred_at: Vec<At>,
-    start_ms: Vec<i64>,
-    end_ms: Vec<i64>,
-    language: Vec<Option<String>>,
-    text: Vec<Option<String>>,
-    spans: Vec<Option<String>>,
-    model: Vec<Option<String>>,
-    infer_ms: Vec<Option<i64>>,
-    cause_code: Vec<Option<String>>,
-    cause_message: Vec<Option<String>>,
-    attempts: Vec<Option<i64>>,
-}
-
-/// A number that [`Entry::read`] found to be small enough.
-fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-impl SegmentColumns {
-    fn push(&mut self, key: &SegmentKey, recording: &Touched, segment: &Segment) {
-        let (id, generation, channel, index) = *key;
-        self.submitted_at.push(recording.submitted_at);
-        self.recording.push(id.as_uuid());
-        self.generation.push(generation.into());
-        self.channel.push(channel.into());
-        self.index.push(index.into());
-        self.tenant.push(recording.tenant.clone());
-        self.round.push(segment.round.into());
-        self.event_id.push(segment.event_id.as_uuid());
-        self.occurred_at.push(segment.occurred_at.into());
-        self.start_ms.push(signed(segment.start_ms));
-        self.end_ms.push(signed(segment.end_ms));
-        match &segment.outcome {
-            Outcome::Transcribed { language, text, spans, model, infer_ms } => {
-                self.language.push(Some(language.clone()));
-                self.text.push(Some(text.clone()));
-                self.spans.push(Some(to_json(spans)));
-                self.model.push(Some(model.clone()));
-                self.infer_ms.push(Some(signed(*infer_ms)));
-                self.cause_code.push(None);
-                self.cause_message.push(None);
-                self.attempts.push(None);
-            }
-            Outcome::Failed { cause, attempts } => {
-                self.language.push(None);
-                self.text.push(None);
-                self.spans.push(None);
-                self.model.push(None);
-                self.infer_ms.push(None);
-                self.cause_code.push(Some(cause.code.clone()));
-                self.cause_message.push(Some(cause.message.clone()));
-                self.attempts.push(Some((*attempts).into()));
-            }
-        }
-    }
-}
-
-/// Higher round wins, then success over failure, then event id: the order of [`Segment::beats`].
-async fn upsert_segments(
-    connection: &mut PgConnection,
-    recordings: &BTreeMap<RecordingId, Touched>,
-    segments: &BTreeMap<SegmentKey, Segment>,
-) -> Result<(), Error> {
-    if segments.is_empty() {
-        return Ok(());
-    }
-    let mut columns = SegmentColumns::default();
-    for (key, segment) in segments {
-        columns.push(key, &recordings[&key.0], segment);
-    }
-    sqlx::query(
-        "INSERT INTO read_v1.segments (submitted_at, recording, generation, channel, index, tenant, round, event_id, \
-         occurred_at, start_ms, end_ms, language, text, spans, model, infer_ms, cause_code, cause_message, attempts) \
-         SELECT submitted_at, recording, generation, channel, index, tenant, round, event_id, \
-         occurred_at, start_ms, end_ms, language, text, spans::jsonb, model, infer_ms, cause_code, cause_message, attempts \
-         FROM unnest($1::timestamptz[], $2::uuid[], $3::bigint[], $4::int[], $5::bigint[], $6::text[], $7::bigint[], \
-         $8::uuid[], $9::timestamptz[], $10::bigint[], $11::bigint[], $12::text[], $13::text[], $14::text[], $15::text[], \
-         $16::bigint[], $17::text[], $18::text[], $19::bigint[]) \
-         AS new (submitted_at, recording, generation, channel, index, tenant, round, event_id, \
-         occurred_at, start_ms, end_ms, language, text, spans, model, infer_ms, cause_code, cause_message, attempts) \
-         ON CONFLICT (submitted_at, recording, generation, channel, index) DO UPDATE SET \
-         round = excluded.round, event_id = excluded.event_id, occurred_at = excluded.occurred_at, \
-         start_ms = excluded.start_ms, end_ms = excluded.end_ms, language = excluded.language, text = excluded.text, \
-         spans = excluded.spans, model = excluded.model, infer_ms = excluded.infer_ms, cause_code = excluded.cause_code, \
-         cause_message = excluded.cause_message, attempts = excluded.attempts \
-         WHERE (excluded.round, excluded.cause_code IS NULL, excluded.event_id) \
-             > (segments.round, segments.cause_code IS NULL, segments.event_id)",
-    )
-    .bind(columns.submitted_at)
-    .bind(columns.recording)
-    .bind(columns.generation)
-    .bind(columns.channel)
-    .bind(columns.index)
-    .bind(columns.tenant)
-    .bind(columns.round)
-    .bind(columns.event_id)
-    .bind(columns.occurred_at)
-    .bind(columns.start_ms)
-    .bind(columns.end_ms)
-    .bind(columns.language)
-    .bind(columns.text)
-    .bind(columns.spans)
-    .bind(columns.model)
-    .bind(columns.infer_ms)
-    .bind(columns.cause_code)
-    .bind(columns.cause_message)
-    .bind(columns.attempts)
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
 /// Deletion means gone: only the recording's row stays, to say so.
 async fn delete_contents(
     connection: &mut PgConnection,
     recordings: &BTreeMap<RecordingId, Touched>,
     deleted: &BTreeSet<RecordingId>,
 ) -> Result<(), Error> {
-    if deleted.is_empty() {
-        return Ok(());
-    }
-    let ids: Vec<Uuid> = deleted.iter().map(|id| id.as_uuid()).collect();
-    let submitted: Vec<At> = deleted.iter().map(|id| recordings[id].submitted_at).collect();
-    for sql in [
-        "DELETE FROM read_v1.segments s USING unnest($1::uuid[], $2::timestamptz[]) AS gone (id, submitted_at) \
-         WHERE s.submitted_at = gone.submitted_at AND s.recording = gone.id",
-        "DELETE FROM read_v1.transcripts t USING unnest($1::uuid[], $2::timestamptz[]) AS gone (id, submitted_at) \
-         WHERE t.submitted_at = gone.submitted_at AND t.recording = gone.id",
-    ] {
-        sqlx::query(sql).bind(&ids).bind(&submitted).execute(&mut *connection).await?;
+    // One recording at a time: with its key as a constant, a compressed slice gives up that recording's rows alone.
+    for id in deleted {
+        for sql in [
+            "DELETE FROM read_v1.segments WHERE submitted_at = $1 AND recording = $2",
+            "DELETE FROM read_v1.transcripts WHERE submitted_at = $1 AND recording = $2",
+        ] {
+            let submitted_at = recordings[id].submitted_at;
+            sqlx::query(sql).bind(submitted_at).bind(id.as_uuid()).execute(&mut *connection).await?;
+        }
     }
     Ok(())
 }
@@ -565,7 +440,7 @@ async fn write_recordings(
     Ok(())
 }
 
-fn to_json(value: &impl Serialize) -> String {
+pub(crate) fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("rows are plain data: every value has a JSON form")
 }
 

@@ -103,7 +103,7 @@ impl Views {
             let outcome = install(&mut connection, policies).await;
             let _ = connection.close().await;
             match outcome {
-                Err(Error::Migrate(error)) if attempt < INSTALL_ATTEMPTS && is_race(&error) => {
+                Err(error) if attempt < INSTALL_ATTEMPTS && is_race(&error) => {
                     tracing::debug!(%error, attempt, "another program prepares the database");
                     tokio::time::sleep(Duration::from_millis(100) * attempt).await;
                     attempt += 1;
@@ -136,12 +136,18 @@ async fn install(connection: &mut PgConnection, policies: &Policies) -> Result<I
     let row = sqlx::query(
         "SELECT current_setting('server_version') AS postgres, \
          (SELECT extversion FROM pg_extension WHERE extname = 'timescaledb') AS timescale, \
+         (SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'timescaledb') AS schema, \
          EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb') AS available, \
          coalesce(current_setting('timescaledb.license', true), 'timescale') = 'timescale' AS community",
     )
     .fetch_one(&mut *connection)
     .await?;
     let timescale_version: Option<String> = row.try_get("timescale")?;
+    if let Some(schema) = row.try_get::<Option<String>, _>("schema")? {
+        // The extension's functions are found whichever schema it was put in.
+        let sql = "SELECT set_config('search_path', $1 || ', public', false)";
+        sqlx::query(sql).bind(schema).execute(&mut *connection).await?;
+    }
     let community_edition: bool = row.try_get("community")?;
     let mut missing = Vec::new();
     match (&timescale_version, community_edition) {
@@ -203,15 +209,18 @@ async fn run(connection: &mut PgConnection, migrator: &Migrator, table: &'static
     Ok(migrator.run_direct(None, connection, false).await?)
 }
 
-/// Says whether a migration met another one: something is there that was not there a moment ago.
-fn is_race(error: &sqlx::migrate::MigrateError) -> bool {
+/// Says whether another program was here: something is there, or gone, that was not a moment ago.
+fn is_race(error: &Error) -> bool {
     use sqlx::migrate::MigrateError::{Execute, ExecuteMigration};
-    let (Execute(error) | ExecuteMigration(error, _)) = error else { return false };
+    let (Error::Refused(error) | Error::Migrate(Execute(error) | ExecuteMigration(error, _))) = error else {
+        return false;
+    };
     let code = error.as_database_error().and_then(|error| error.code());
-    // Unique violation; duplicate object, schema, table or function; tuple concurrently updated; not there any more.
+    // Unique violation; duplicate object, schema, table or function; tuple concurrently updated; not there any more;
+    // a view of another kind; a hypertable already.
     matches!(
         code.as_deref(),
-        Some("23505" | "42710" | "42P06" | "42P07" | "42723" | "XX000" | "42P01" | "TS110")
+        Some("23505" | "42710" | "42P06" | "42P07" | "42723" | "XX000" | "42P01" | "42809" | "TS110")
     )
 }
 

@@ -24,6 +24,7 @@ pub mod page;
 pub mod progress;
 pub mod recordings;
 pub mod search;
+mod segments;
 mod state;
 mod time;
 pub mod transcripts;

@@ -56,7 +56,7 @@ pub struct Hit {
     pub language: String,
     /// The whole text of the segment.
     pub text: String,
-    /// The text around what was found.
+    /// The text with marks on what was found.
     pub snippet: Snippet,
 }
 
@@ -212,8 +212,8 @@ const WORDS: &str = concat!(
          JOIN read_v1.segments s ON s.search @@ asked.question AND s.language = ANY(asked.languages) \
          JOIN read_v1.recordings r ON r.id = s.recording AND r.generation = s.generation WHERE true ",
     search_where!(),
-    ") SELECT *, ts_headline(read_v1.config(language), text, question, E'StartSel=\"\\x01\", StopSel=\"\\x02\", \
-     MaxFragments=2, MaxWords=30, MinWords=10, FragmentDelimiter=\" ... \"') AS snippet FROM hits \
+    ") SELECT *, ts_headline(read_v1.config(language), text, question, E'HighlightAll=true, \
+     StartSel=\"\\x01\", StopSel=\"\\x02\"') AS snippet FROM hits \
      ORDER BY submitted_at DESC, recording DESC, channel, index"
 );
 

@@ -2,7 +2,7 @@
 
 use events::Tenant;
 use jiff::Timestamp;
-use sqlx::Row;
+use sqlx::{AssertSqlSafe, Row};
 
 use crate::database::Views;
 use crate::error::Error;
@@ -72,14 +72,15 @@ impl Views {
     /// # Errors
     /// What the database says.
     pub async fn refresh_usage(&self, from: Timestamp, until: Timestamp) -> Result<(), Error> {
-        let sql = "SELECT relkind = 'v' AND EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb') \
-                   AND EXISTS (SELECT FROM pg_proc WHERE proname = 'refresh_continuous_aggregate') \
-                   AND pg_get_viewdef(oid) ~ '_materialized_hypertable_' \
-                   FROM pg_class WHERE oid = 'read_v1.usage_hourly'::regclass";
-        let continuous: bool = sqlx::query_scalar(sql).fetch_one(&self.pool).await?;
-        if continuous {
-            let sql =
-                "CALL refresh_continuous_aggregate('read_v1.usage_hourly', $1::timestamptz, $2::timestamptz)";
+        let sql = "SELECT e.extnamespace::regnamespace::text FROM pg_extension e \
+                   JOIN pg_class v ON v.oid = 'read_v1.usage_hourly'::regclass \
+                   WHERE e.extname = 'timescaledb' AND pg_get_viewdef(v.oid) ~ '_materialized_hypertable_'";
+        let schema: Option<String> = sqlx::query_scalar(sql).fetch_optional(&self.pool).await?;
+        if let Some(schema) = schema {
+            // A schema's name as the server quoted it.
+            let sql = AssertSqlSafe(format!(
+                "CALL {schema}.refresh_continuous_aggregate('read_v1.usage_hourly', $1::timestamptz, $2::timestamptz)"
+            ));
             sqlx::query(sql).bind(At::new(from)).bind(At::new(until)).execute(&self.pool).await?;
         }
         Ok(())

@@ -52,7 +52,7 @@ fn repeats_change_nothing_but_count() {
     });
 }
 
-async fn same_as_fold(db: &Database, events: &[Envelope], seed: u64) {
+pub async fn same_as_fold(db: &Database, events: &[Envelope], seed: u64) {
     for n in 0..4 {
         let mine = events.iter().filter(|event| event.recording == recording(n));
         let fold = Recording::fold(mine).unwrap();

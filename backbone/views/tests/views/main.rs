@@ -5,4 +5,8 @@ mod given;
 mod support;
 
 mod apply;
+mod concurrency;
 mod install;
+mod queries;
+mod timescale;
+mod waiting;

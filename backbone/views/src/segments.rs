@@ -1,0 +1,135 @@
+//! The rows of `segments`: of two outcomes of one segment, the better one stays.
+
+use std::collections::BTreeMap;
+
+use events::RecordingId;
+use sqlx::PgConnection;
+use transcript::{Outcome, Segment};
+use uuid::Uuid;
+
+use crate::apply::{SegmentKey, Touched, to_json};
+use crate::error::Error;
+use crate::time::At;
+
+/// Higher round wins, then success over failure, then event id: the order of [`Segment::beats`].
+pub(crate) async fn upsert(
+    connection: &mut PgConnection,
+    recordings: &BTreeMap<RecordingId, Touched>,
+    segments: &BTreeMap<SegmentKey, Segment>,
+) -> Result<(), Error> {
+    if segments.is_empty() {
+        return Ok(());
+    }
+    let mut columns = SegmentColumns::default();
+    for (key, segment) in segments {
+        columns.push(key, &recordings[&key.0], segment);
+    }
+    sqlx::query(
+        "INSERT INTO read_v1.segments (submitted_at, recording, generation, channel, index, tenant, round, event_id, \
+         occurred_at, start_ms, end_ms, language, text, spans, model, infer_ms, cause_code, cause_message, attempts) \
+         SELECT submitted_at, recording, generation, channel, index, tenant, round, event_id, \
+         occurred_at, start_ms, end_ms, language, text, spans::jsonb, model, infer_ms, cause_code, cause_message, attempts \
+         FROM unnest($1::timestamptz[], $2::uuid[], $3::bigint[], $4::int[], $5::bigint[], $6::text[], $7::bigint[], \
+         $8::uuid[], $9::timestamptz[], $10::bigint[], $11::bigint[], $12::text[], $13::text[], $14::text[], $15::text[], \
+         $16::bigint[], $17::text[], $18::text[], $19::bigint[]) \
+         AS new (submitted_at, recording, generation, channel, index, tenant, round, event_id, \
+         occurred_at, start_ms, end_ms, language, text, spans, model, infer_ms, cause_code, cause_message, attempts) \
+         ON CONFLICT (submitted_at, recording, generation, channel, index) DO UPDATE SET \
+         round = excluded.round, event_id = excluded.event_id, occurred_at = excluded.occurred_at, \
+         start_ms = excluded.start_ms, end_ms = excluded.end_ms, language = excluded.language, text = excluded.text, \
+         spans = excluded.spans, model = excluded.model, infer_ms = excluded.infer_ms, cause_code = excluded.cause_code, \
+         cause_message = excluded.cause_message, attempts = excluded.attempts \
+         WHERE (excluded.round, excluded.cause_code IS NULL, excluded.event_id) \
+             > (segments.round, segments.cause_code IS NULL, segments.event_id)",
+    )
+    .bind(columns.submitted_at)
+    .bind(columns.recording)
+    .bind(columns.generation)
+    .bind(columns.channel)
+    .bind(columns.index)
+    .bind(columns.tenant)
+    .bind(columns.round)
+    .bind(columns.event_id)
+    .bind(columns.occurred_at)
+    .bind(columns.start_ms)
+    .bind(columns.end_ms)
+    .bind(columns.language)
+    .bind(columns.text)
+    .bind(columns.spans)
+    .bind(columns.model)
+    .bind(columns.infer_ms)
+    .bind(columns.cause_code)
+    .bind(columns.cause_message)
+    .bind(columns.attempts)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The segments as columns, one array each.
+#[derive(Default)]
+struct SegmentColumns {
+    submitted_at: Vec<At>,
+    recording: Vec<Uuid>,
+    generation: Vec<i64>,
+    channel: Vec<i32>,
+    index: Vec<i64>,
+    tenant: Vec<String>,
+    round: Vec<i64>,
+    event_id: Vec<Uuid>,
+    occurred_at: Vec<At>,
+    start_ms: Vec<i64>,
+    end_ms: Vec<i64>,
+    language: Vec<Option<String>>,
+    text: Vec<Option<String>>,
+    spans: Vec<Option<String>>,
+    model: Vec<Option<String>>,
+    infer_ms: Vec<Option<i64>>,
+    cause_code: Vec<Option<String>>,
+    cause_message: Vec<Option<String>>,
+    attempts: Vec<Option<i64>>,
+}
+
+impl SegmentColumns {
+    fn push(&mut self, key: &SegmentKey, recording: &Touched, segment: &Segment) {
+        let (id, generation, channel, index) = *key;
+        self.submitted_at.push(recording.submitted_at);
+        self.recording.push(id.as_uuid());
+        self.generation.push(generation.into());
+        self.channel.push(channel.into());
+        self.index.push(index.into());
+        self.tenant.push(recording.tenant.clone());
+        self.round.push(segment.round.into());
+        self.event_id.push(segment.event_id.as_uuid());
+        self.occurred_at.push(segment.occurred_at.into());
+        self.start_ms.push(signed(segment.start_ms));
+        self.end_ms.push(signed(segment.end_ms));
+        match &segment.outcome {
+            Outcome::Transcribed { language, text, spans, model, infer_ms } => {
+                self.language.push(Some(language.clone()));
+                self.text.push(Some(text.clone()));
+                self.spans.push(Some(to_json(spans)));
+                self.model.push(Some(model.clone()));
+                self.infer_ms.push(Some(signed(*infer_ms)));
+                self.cause_code.push(None);
+                self.cause_message.push(None);
+                self.attempts.push(None);
+            }
+            Outcome::Failed { cause, attempts } => {
+                self.language.push(None);
+                self.text.push(None);
+                self.spans.push(None);
+                self.model.push(None);
+                self.infer_ms.push(None);
+                self.cause_code.push(Some(cause.code.clone()));
+                self.cause_message.push(Some(cause.message.clone()));
+                self.attempts.push(Some((*attempts).into()));
+            }
+        }
+    }
+}
+
+/// A number that `Entry::read` found to be small enough.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
