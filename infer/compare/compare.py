@@ -7,15 +7,14 @@ Needs faster-whisper (made with 1.2.1) in the Python that runs it, and the examp
 
 Clips are all .wav and .flac files of a folder, with their text in NAME.txt where it is known. Each is decoded to
 16 kHz mono 16 bit and cut into windows of at most 30 s, at the quietest 20 ms of the last 5 s. Both engines read the
-same windows, greedily (temperature 0, beam 1, no fallback), with timestamps, on the CPU in float32.
+same windows greedily (temperature 0, beam 1, no fallback), with timestamps, on the CPU in float32.
 
 Word errors: both sides lower-cased, numbers and abbreviations left as they are, apostrophes removed, everything
 else but letters and digits taken as a space; then the edit distance between the words. `whisper-normalizer`, where it
 is installed, replaces this with openai's English normaliser; the summary says which one was used.
 
-For windows whose tokens differ, the two highest logits where faster-whisper's text departs are not visible through
-its interface; so the reference is scored under both texts (`model.generate` cannot), and instead the script prints
-the first differing token with both texts for reading.
+Windows whose tokens differ are printed with both texts. `--ladder` lets both engines climb the temperatures, where
+sampling makes texts differ for good reason; then only word errors are worth comparing.
 """
 
 import argparse
@@ -38,6 +37,7 @@ def main():
     parser.add_argument("--program", default="target/release/examples/transcribe")
     parser.add_argument("--language")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--ladder", action="store_true")
     arguments = parser.parse_args()
     normalise, name = normaliser()
     clips = sorted(p for p in pathlib.Path(arguments.clips).iterdir() if p.suffix in (".wav", ".flac"))
@@ -104,7 +104,8 @@ def cut(clip, folder):
 
 
 def run_ours(arguments, windows):
-    command = [arguments.program, arguments.model, "--greedy", "--threads", str(arguments.threads)]
+    command = [arguments.program, arguments.model, "--threads", str(arguments.threads)]
+    command += [] if arguments.ladder else ["--greedy"]
     command += ["--language", arguments.language] if arguments.language else []
     lines = subprocess.run(command + [w["path"] for w in windows], check=True, capture_output=True, text=True).stdout
     results = [json.loads(line) for line in lines.splitlines()]
@@ -123,11 +124,12 @@ def run_theirs(arguments, windows):
     model = faster_whisper.WhisperModel(
         arguments.model, device="cpu", compute_type="float32", cpu_threads=arguments.threads
     )
+    temperatures = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0] if arguments.ladder else [0.0]
     texts = {}
     started = time.monotonic()
     for window in windows:
         audio = window["pcm"].astype(np.float32) / 32768
-        segments, info = model.transcribe(audio, beam_size=1, temperature=[0.0], language=arguments.language)
+        segments, info = model.transcribe(audio, beam_size=1, temperature=temperatures, language=arguments.language)
         segments = list(segments)
         texts[window["path"]] = {
             "tokens": [t for s in segments for t in s.tokens],

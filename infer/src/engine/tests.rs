@@ -278,7 +278,8 @@ fn given(variable: &str, inside: &str) -> Option<PathBuf> {
 fn speech(file: PathBuf) -> Vec<i16> {
     let bytes = fs::read(file).unwrap();
     assert_eq!(&bytes[36..40], b"data");
-    bytes[44..].as_chunks().0.iter().map(|x| i16::from_le_bytes(*x)).collect()
+    let length = u32::from_le_bytes(bytes[40..44].try_into().unwrap()) as usize;
+    bytes[44..44 + length].as_chunks().0.iter().map(|x| i16::from_le_bytes(*x)).collect()
 }
 
 fn text(output: &Output) -> String {

@@ -206,13 +206,22 @@ impl Decoder {
         let head_size = AUDIO_POSITIONS * head_width;
         let items = queries.len() / width;
         if items < GEMM_QUERIES_MIN {
-            mixed.par_chunks_mut(head_width).zip(queries.par_chunks(head_width)).enumerate().for_each(|(i, (mixed, query))| {
-                let start = i % heads * head_size;
+            // (heads, items, head width): all items of a head in turn, while its keys and values are in the cache.
+            let mut by_head = vec![0.0; mixed.len()];
+            by_head.par_chunks_mut(items * head_width).enumerate().for_each(|(head, by_head)| {
+                let keys = &heard.keys[head * head_size..][..head_size];
+                let values = &heard.values[head * head_size..][..head_size];
                 let mut scores = [0.0; AUDIO_POSITIONS];
-                score_keys(query, &heard.keys[start..][..head_size], head_width, scale, &mut scores);
-                softmax(&mut scores);
-                mix_values(&scores, &heard.values[start..][..head_size], head_width, mixed);
+                for (item, mixed) in by_head.chunks_exact_mut(head_width).enumerate() {
+                    let query = &queries[item * width + head * head_width..][..head_width];
+                    score_keys(query, keys, head_width, scale, &mut scores);
+                    softmax(&mut scores);
+                    mix_values(&scores, values, head_width, mixed);
+                }
             });
+            for (i, part) in by_head.chunks_exact(head_width).enumerate() {
+                mixed[i % items * width + i / items * head_width..][..head_width].copy_from_slice(part);
+            }
             return;
         }
         let mut scores = vec![0.0; items * AUDIO_POSITIONS];

@@ -180,8 +180,8 @@ impl Norm {
     }
 }
 
-/// Defines a function compiled for AVX-512, for AVX2 and for the baseline; the body is generic over
-/// whether fused multiply-add is an instruction (where it is not, `mul_add` is a slow library call).
+/// Defines a function compiled for AVX-512, for AVX2 and for the baseline; the body is generic over the
+/// instruction set.
 macro_rules! vectorised {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? = $body:ident) => {
         $(#[$meta])*
@@ -190,11 +190,11 @@ macro_rules! vectorised {
             {
                 #[target_feature(enable = "avx512f,avx2,fma")]
                 fn avx512($($arg: $ty),*) $(-> $ret)? {
-                    $body::<true>($($arg),*)
+                    $body::<x86::Avx512>($($arg),*)
                 }
                 #[target_feature(enable = "avx2,fma")]
                 fn avx2($($arg: $ty),*) $(-> $ret)? {
-                    $body::<true>($($arg),*)
+                    $body::<x86::Avx2>($($arg),*)
                 }
                 if is_x86_feature_detected!("fma") && is_x86_feature_detected!("avx2") {
                     if is_x86_feature_detected!("avx512f") {
@@ -205,7 +205,7 @@ macro_rules! vectorised {
                     return unsafe { avx2($($arg),*) };
                 }
             }
-            $body::<{ cfg!(target_arch = "aarch64") }>($($arg),*)
+            $body::<Baseline>($($arg),*)
         }
     };
 }
@@ -249,21 +249,111 @@ vectorised! {
 /// Lanes of one accumulator: the width of an AVX-512 register in f32.
 const LANES: usize = 16;
 
-#[inline(always)]
-fn fused<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
-    if FMA { a.mul_add(b, c) } else { a * b + c }
+/// An instruction set that the loops are compiled for.
+trait Isa {
+    /// Whether fused multiply-add is an instruction; where it is not, `mul_add` is a slow library call.
+    const FMA: bool;
+
+    /// The scalar product of two slices of one length.
+    fn dot(a: &[f32], b: &[f32]) -> f32;
+}
+
+struct Baseline;
+
+impl Isa for Baseline {
+    const FMA: bool = cfg!(target_arch = "aarch64");
+
+    #[inline(always)]
+    fn dot(a: &[f32], b: &[f32]) -> f32 {
+        dot_portable::<Baseline>(a, b)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    //! Scalar products in intrinsics: of a loop over lanes the compiler makes 8-byte steps.
+
+    use std::arch::x86_64::*;
+
+    use super::Isa;
+
+    pub struct Avx512;
+
+    impl Isa for Avx512 {
+        const FMA: bool = true;
+
+        #[inline(always)]
+        fn dot(a: &[f32], b: &[f32]) -> f32 {
+            // SAFETY: `vectorised` uses this type only in a function that it calls after finding AVX-512.
+            unsafe { dot_avx512(a, b) }
+        }
+    }
+
+    pub struct Avx2;
+
+    impl Isa for Avx2 {
+        const FMA: bool = true;
+
+        #[inline(always)]
+        fn dot(a: &[f32], b: &[f32]) -> f32 {
+            // SAFETY: `vectorised` uses this type only in a function that it calls after finding AVX2 and FMA.
+            unsafe { dot_avx2(a, b) }
+        }
+    }
+
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn dot_avx512(a: &[f32], b: &[f32]) -> f32 {
+        // Four accumulators hide the latency of the multiply-add.
+        let mut sums = [_mm512_setzero_ps(); 4];
+        let (a_blocks, a_rest) = a.as_chunks::<64>();
+        let (b_blocks, b_rest) = b.as_chunks::<64>();
+        for (a, b) in a_blocks.iter().zip(b_blocks) {
+            for (part, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: 16 of the 64 elements begin at 16 * part.
+                let (a, b) = unsafe { (_mm512_loadu_ps(a.as_ptr().add(16 * part)), _mm512_loadu_ps(b.as_ptr().add(16 * part))) };
+                *sum = _mm512_fmadd_ps(a, b, *sum);
+            }
+        }
+        let sum = _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3]));
+        a_rest.iter().zip(b_rest).fold(_mm512_reduce_add_ps(sum), |sum, (a, b)| a.mul_add(*b, sum))
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    #[inline]
+    fn dot_avx2(a: &[f32], b: &[f32]) -> f32 {
+        let mut sums = [_mm256_setzero_ps(); 4];
+        let (a_blocks, a_rest) = a.as_chunks::<32>();
+        let (b_blocks, b_rest) = b.as_chunks::<32>();
+        for (a, b) in a_blocks.iter().zip(b_blocks) {
+            for (part, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: 8 of the 32 elements begin at 8 * part.
+                let (a, b) = unsafe { (_mm256_loadu_ps(a.as_ptr().add(8 * part)), _mm256_loadu_ps(b.as_ptr().add(8 * part))) };
+                *sum = _mm256_fmadd_ps(a, b, *sum);
+            }
+        }
+        let sum = _mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3]));
+        let half = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps::<1>(sum));
+        let quarter = _mm_add_ps(half, _mm_movehl_ps(half, half));
+        let whole = _mm_cvtss_f32(_mm_add_ss(quarter, _mm_movehdup_ps(quarter)));
+        a_rest.iter().zip(b_rest).fold(whole, |sum, (a, b)| a.mul_add(*b, sum))
+    }
 }
 
 #[inline(always)]
-fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
-    // Four accumulators hide the latency of the multiply-add.
+fn fused<I: Isa>(a: f32, b: f32, c: f32) -> f32 {
+    if I::FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+#[inline(always)]
+fn dot_portable<I: Isa>(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [[0.0f32; LANES]; 4];
     let (a_blocks, a_rest) = a.as_chunks::<{ LANES * 4 }>();
     let (b_blocks, b_rest) = b.as_chunks::<{ LANES * 4 }>();
     for (a, b) in a_blocks.iter().zip(b_blocks) {
         for (part, sum) in sums.iter_mut().enumerate() {
             for (lane, sum) in sum.iter_mut().enumerate() {
-                *sum = fused::<FMA>(a[part * LANES + lane], b[part * LANES + lane], *sum);
+                *sum = fused::<I>(a[part * LANES + lane], b[part * LANES + lane], *sum);
             }
         }
     }
@@ -278,57 +368,57 @@ fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
         }
         width /= 2;
     }
-    a_rest.iter().zip(b_rest).fold(lanes[0], |sum, (a, b)| fused::<FMA>(*a, *b, sum))
+    a_rest.iter().zip(b_rest).fold(lanes[0], |sum, (a, b)| fused::<I>(*a, *b, sum))
 }
 
 #[inline(always)]
-fn add_dots_body<const FMA: bool>(weights: &[f32], x: &[f32], y: &mut [f32]) {
+fn add_dots_body<I: Isa>(weights: &[f32], x: &[f32], y: &mut [f32]) {
     for (row, y) in weights.chunks_exact(x.len()).zip(y) {
-        *y += dot::<FMA>(row, x);
+        *y += I::dot(row, x);
     }
 }
 
 #[inline(always)]
-fn add_column_dots_body<const FMA: bool>(weights: &[f32], x: &[f32], width: usize, columns: &mut [f32]) {
+fn add_column_dots_body<I: Isa>(weights: &[f32], x: &[f32], width: usize, columns: &mut [f32]) {
     for (row, column) in weights.chunks_exact(width).zip(columns.chunks_exact_mut(x.len() / width)) {
         for (x, y) in x.chunks_exact(width).zip(column) {
-            *y += dot::<FMA>(row, x);
+            *y += I::dot(row, x);
         }
     }
 }
 
 #[inline(always)]
-fn score_keys_body<const FMA: bool>(query: &[f32], keys: &[f32], stride: usize, scale: f32, scores: &mut [f32]) {
+fn score_keys_body<I: Isa>(query: &[f32], keys: &[f32], stride: usize, scale: f32, scores: &mut [f32]) {
     for (row, score) in scores.iter_mut().enumerate() {
-        *score = dot::<FMA>(&keys[row * stride..][..query.len()], query) * scale;
+        *score = I::dot(&keys[row * stride..][..query.len()], query) * scale;
     }
 }
 
 #[inline(always)]
-fn mix_values_body<const FMA: bool>(weights: &[f32], values: &[f32], stride: usize, y: &mut [f32]) {
+fn mix_values_body<I: Isa>(weights: &[f32], values: &[f32], stride: usize, y: &mut [f32]) {
     y.fill(0.0);
     let width = y.len();
     for (row, weight) in weights.iter().enumerate() {
         for (y, value) in y.iter_mut().zip(&values[row * stride..][..width]) {
-            *y = fused::<FMA>(*weight, *value, *y);
+            *y = fused::<I>(*weight, *value, *y);
         }
     }
 }
 
 #[inline(always)]
-fn softmax_body<const FMA: bool>(row: &mut [f32]) {
+fn softmax_body<I: Isa>(row: &mut [f32]) {
     let max = row.iter().fold(f32::NEG_INFINITY, |max, x| if *x > max { *x } else { max });
     let mut sums = [0.0f32; LANES];
     let (blocks, rest) = row.as_chunks_mut::<LANES>();
     for block in blocks {
         for (x, sum) in block.iter_mut().zip(&mut sums) {
-            *x = exp::<FMA>(*x - max);
+            *x = exp::<I>(*x - max);
             *sum += *x;
         }
     }
     let mut sum: f32 = sums.iter().sum();
     for x in rest {
-        *x = exp::<FMA>(*x - max);
+        *x = exp::<I>(*x - max);
         sum += *x;
     }
     let scale = 1.0 / sum;
@@ -336,44 +426,44 @@ fn softmax_body<const FMA: bool>(row: &mut [f32]) {
 }
 
 #[inline(always)]
-fn log_sum_exp_body<const FMA: bool>(row: &[f32], max: f32) -> f32 {
+fn log_sum_exp_body<I: Isa>(row: &[f32], max: f32) -> f32 {
     let mut sums = [0.0f32; LANES];
     let (blocks, rest) = row.as_chunks::<LANES>();
     for block in blocks {
         for (x, sum) in block.iter().zip(&mut sums) {
-            *sum += exp::<FMA>(*x - max);
+            *sum += exp::<I>(*x - max);
         }
     }
-    let sum = sums.iter().sum::<f32>() + rest.iter().map(|x| exp::<FMA>(*x - max)).sum::<f32>();
+    let sum = sums.iter().sum::<f32>() + rest.iter().map(|x| exp::<I>(*x - max)).sum::<f32>();
     sum.ln() + max
 }
 
 #[inline(always)]
-fn gelu_body<const FMA: bool>(x: &mut [f32]) {
+fn gelu_body<I: Isa>(x: &mut [f32]) {
     for x in x {
-        *x *= 0.5 * (1.0 + erf::<FMA>(*x * std::f32::consts::FRAC_1_SQRT_2));
+        *x *= 0.5 * (1.0 + erf::<I>(*x * std::f32::consts::FRAC_1_SQRT_2));
     }
 }
 
 #[inline(always)]
-fn add_body<const FMA: bool>(y: &mut [f32], x: &[f32]) {
+fn add_body<I: Isa>(y: &mut [f32], x: &[f32]) {
     y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
 }
 
 #[inline(always)]
-fn normalise_body<const FMA: bool>(x: &[f32], gamma: &[f32], beta: &[f32], y: &mut [f32]) {
+fn normalise_body<I: Isa>(x: &[f32], gamma: &[f32], beta: &[f32], y: &mut [f32]) {
     let width = x.len() as f32;
-    let mean = sum_of::<FMA>(x, 0.0, |x| x) / width;
-    let variance = sum_of::<FMA>(x, mean, |x| x * x) / width;
+    let mean = sum_of::<I>(x, 0.0, |x| x) / width;
+    let variance = sum_of::<I>(x, mean, |x| x * x) / width;
     let scale = 1.0 / (variance + 1e-5).sqrt();
     for (((x, gamma), beta), y) in x.iter().zip(gamma).zip(beta).zip(y) {
-        *y = fused::<FMA>((x - mean) * scale, *gamma, *beta);
+        *y = fused::<I>((x - mean) * scale, *gamma, *beta);
     }
 }
 
 /// Sum over a row of `of(x - shift)`.
 #[inline(always)]
-fn sum_of<const FMA: bool>(x: &[f32], shift: f32, of: impl Fn(f32) -> f32) -> f32 {
+fn sum_of<I: Isa>(x: &[f32], shift: f32, of: impl Fn(f32) -> f32) -> f32 {
     let mut sums = [0.0f32; LANES];
     let (blocks, rest) = x.as_chunks::<LANES>();
     for block in blocks {
@@ -387,32 +477,32 @@ fn sum_of<const FMA: bool>(x: &[f32], shift: f32, of: impl Fn(f32) -> f32) -> f3
 /// e to the x within 2 units in the last place, without a branch so that loops vectorise.
 /// Reduction by powers of two and the polynomial of Cephes' `expf`; `-inf` gives 0.
 #[inline(always)]
-fn exp<const FMA: bool>(x: f32) -> f32 {
+fn exp<I: Isa>(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
     let x = x.clamp(-87.336, 88.376);
-    let shifted = fused::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
+    let shifted = fused::<I>(x, std::f32::consts::LOG2_E, ROUND);
     let power = shifted - ROUND;
-    let rest = fused::<FMA>(power, -0.693_359_4, x);
-    let rest = fused::<FMA>(power, 2.121_944_4e-4, rest);
+    let rest = fused::<I>(power, -0.693_359_4, x);
+    let rest = fused::<I>(power, 2.121_944_4e-4, rest);
     let mut sum = 1.987_569_1e-4;
     for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
-        sum = fused::<FMA>(sum, rest, coefficient);
+        sum = fused::<I>(sum, rest, coefficient);
     }
-    let mantissa = fused::<FMA>(sum, rest * rest, rest) + 1.0;
+    let mantissa = fused::<I>(sum, rest * rest, rest) + 1.0;
     let scale = f32::from_bits(((power as i32 + 127) << 23) as u32);
     if x > -87.335 { mantissa * scale } else { 0.0 }
 }
 
 /// The error function within 2e-7: Abramowitz and Stegun 7.1.26.
 #[inline(always)]
-fn erf<const FMA: bool>(x: f32) -> f32 {
+fn erf<I: Isa>(x: f32) -> f32 {
     let magnitude = x.abs();
-    let t = 1.0 / fused::<FMA>(0.327_591_1, magnitude, 1.0);
+    let t = 1.0 / fused::<I>(0.327_591_1, magnitude, 1.0);
     let mut sum = 1.061_405_4;
     for coefficient in [-1.453_152, 1.421_413_7, -0.284_496_74, 0.254_829_6] {
-        sum = fused::<FMA>(sum, t, coefficient);
+        sum = fused::<I>(sum, t, coefficient);
     }
-    let value = 1.0 - sum * t * exp::<FMA>(-magnitude * magnitude);
+    let value = 1.0 - sum * t * exp::<I>(-magnitude * magnitude);
     value.copysign(x)
 }
 

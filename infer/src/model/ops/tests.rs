@@ -37,6 +37,25 @@ fn a_layer_is_its_sum() {
     }
 }
 
+/// Each instruction set that this machine has gives the same product, whatever remains behind the blocks.
+#[test]
+fn scalar_products_agree_between_instruction_sets() {
+    for length in [0, 1, 7, 31, 32, 64, 65, 127, 384, 1_000] {
+        let (a, b) = (numbers(length, 8), numbers(length, 9));
+        let expected: f64 = a.iter().zip(&b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+        check(&[Baseline::dot(&a, &b)], &[expected], 1e-5);
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                check(&[x86::Avx2::dot(&a, &b)], &[expected], 1e-5);
+            }
+            if is_x86_feature_detected!("avx512f") {
+                check(&[x86::Avx512::dot(&a, &b)], &[expected], 1e-5);
+            }
+        }
+    }
+}
+
 #[test]
 fn normalisation_has_no_mean_and_unit_variance() {
     let x = numbers(50, 4);
