@@ -23,12 +23,12 @@ use crate::Info;
 use crate::error::{DecodeError, REMEDY};
 use crate::source::Handle;
 
+mod lengths;
 mod mkv;
 pub(crate) mod mp4;
 pub(crate) mod names;
 mod opus;
 pub(crate) mod sbr;
-mod wav;
 
 use opus::Opus;
 
@@ -36,12 +36,18 @@ use opus::Opus;
 const SILENT_PACKETS_MAX: u32 = 2_000_000;
 /// Sound that stands in for one damaged packet at most.
 const CONCEALED_SECONDS_MAX: f64 = 1.0;
+/// Gaps in a track's clock that are filled with silence, in seconds. Shorter ones are how clocks are rounded and
+/// run-ins are counted.
+const GAP_SECONDS_MIN: f64 = 0.1;
+const GAP_SECONDS_MAX: f64 = 60.0;
 /// A longer run-in is a damaged header.
 const RUN_IN_SECONDS_MAX: f64 = 0.5;
 /// Damaged packets that a file may begin with before it is opened without knowing how it sounds.
 const DAMAGED_PACKETS_FIRST: usize = 500;
 /// More channels than this are no recording of speech.
 const CHANNELS_MAX: usize = 64;
+/// The largest packets in use are FLAC's of 65535 samples and a second or two of PCM.
+const PACKET_FRAMES_MAX: u64 = 1 << 20;
 
 /// Interleaved samples as decoded, nominally within -1..=1.
 #[derive(Debug, Default)]
@@ -75,6 +81,8 @@ pub struct Container {
     trim: mp4::Trim,
     /// Frames given so far, damaged ones included.
     frames: u64,
+    /// The track's clock less our own, in seconds.
+    clock_ahead: Option<f64>,
     /// The container ends before its time.
     cut_short: bool,
     /// Frames that the header announces, when its word can be trusted to the frame.
@@ -128,7 +136,7 @@ impl Container {
         if let Some(codec) = names::unsupported(&head) {
             return Err(unsupported_codec(codec));
         }
-        let claim = wav::repair(&mut handle);
+        let excess = lengths::repair(&mut handle);
         let mut cut_short = false;
         match names::looks_like(&head) {
             Some("mp4") => mp4::repair(&mut handle),
@@ -165,10 +173,8 @@ impl Container {
         let estimated_ms = estimate_ms(format.as_ref(), &track, rate, handle.len())
             .map(|ms| ms - ms.min(trim.start * 1000 / u64::from(rate.max(1))));
         let counted = names::counts_frames(&name) || name == "mp3" && names::has_frame_count(&handle);
-        let announced = match claim.missing_from {
-            Some(seconds) => Some((seconds * f64::from(rate)) as u64),
-            None => track.num_frames.filter(|_| counted),
-        };
+        let announced =
+            track.num_frames.filter(|_| counted).map(|frames| (frames as f64 * excess.unwrap_or(1.0)) as u64);
         let info = Info {
             container: name,
             codec: codec_name,
@@ -186,6 +192,7 @@ impl Container {
             info,
             trim,
             frames: 0,
+            clock_ahead: None,
             cut_short,
             announced,
             damaged_packets: 0,
@@ -270,6 +277,7 @@ impl Container {
                 self.trim_run_in(&packet);
             }
             self.decode(&packet, block);
+            self.fill_gap(&packet, block);
             self.cut_to_trim(block);
             if !block.samples.is_empty() {
                 return Ok(Next::Block);
@@ -321,6 +329,27 @@ impl Container {
         self.format.tracks().iter().find(|t| t.id == self.track).and_then(|t| t.time_base)
     }
 
+    /// Puts silence before the block where the track's clock has leapt ahead: pages that were lost, or a recorder that
+    /// wrote nothing while nobody spoke. What follows keeps its time.
+    fn fill_gap(&mut self, packet: &Packet, block: &mut Block) {
+        let Some(base) = self.time_base().filter(|_| names::keeps_clock(&self.info.container)) else {
+            return;
+        };
+        if block.channels == 0 || block.rate == 0 {
+            return;
+        }
+        let clock = packet.pts.get() as f64 * seconds_per_tick(base);
+        let ahead = clock - self.frames as f64 / f64::from(block.rate);
+        let gap = ahead - *self.clock_ahead.get_or_insert(ahead);
+        if !(-GAP_SECONDS_MIN..=GAP_SECONDS_MAX).contains(&gap) {
+            // A clock that runs backwards or leaps for minutes was set anew.
+            self.clock_ahead = Some(ahead);
+        } else if gap > GAP_SECONDS_MIN {
+            let silence = (gap * f64::from(block.rate)) as usize * block.channels;
+            block.samples.splice(0..0, std::iter::repeat_n(0.0, silence));
+        }
+    }
+
     /// Cuts off what an edit list hides: the encoder's run-in, and what lies beyond the end.
     fn cut_to_trim(&mut self, block: &mut Block) {
         if block.channels == 0 {
@@ -343,6 +372,7 @@ impl Container {
         self.track = track.id;
         self.codec = Codec::new(&params, false)?;
         self.announced = None;
+        self.clock_ahead = None;
         Ok(())
     }
 
@@ -396,6 +426,13 @@ impl Codec {
     fn new(params: &AudioCodecParameters, mp4: bool) -> Result<Codec, DecodeError> {
         if params.codec == CODEC_ID_OPUS {
             return Opus::new(params, mp4).map(|opus| Codec::Opus(Box::new(opus)));
+        }
+        // Decoders allocate what the header asks for.
+        let channels = params.channels.as_ref().map_or(0, |c| c.count());
+        let frames = params.max_frames_per_packet.unwrap_or(0);
+        if channels > CHANNELS_MAX || frames > PACKET_FRAMES_MAX {
+            let reason = format!("its header asks for {channels} channels and packets of {frames} samples");
+            return Err(DecodeError::Damaged { reason });
         }
         let mut params = params.clone();
         if matches!(params.codec, CODEC_ID_PCM_ALAW | CODEC_ID_PCM_MULAW) {
@@ -507,9 +544,7 @@ fn unsupported_codec(codec: String) -> DecodeError {
 
 fn reason(error: &Error) -> String {
     match error {
-        Error::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-            CUT_SHORT.into()
-        }
+        Error::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => CUT_SHORT.into(),
         other => other.to_string(),
     }
 }

@@ -361,11 +361,13 @@ impl Feed {
             (Some(ffmpeg), DecodeError::UnsupportedCodec { codec, .. }) => {
                 Pipe::open(ffmpeg, handle, codec).map(|pipe| Feed::Ffmpeg(Box::new(pipe)))
             }
-            (Some(ffmpeg), DecodeError::Damaged { reason }) => match Pipe::open(ffmpeg, handle, "unknown".into()) {
-                Ok(pipe) => Ok(Feed::Ffmpeg(Box::new(pipe))),
-                Err(error) if error.is_retryable() => Err(error),
-                Err(_) => Err(DecodeError::Damaged { reason }),
-            },
+            (Some(ffmpeg), DecodeError::Damaged { reason }) => {
+                match Pipe::open(ffmpeg, handle, "unknown".into()) {
+                    Ok(pipe) => Ok(Feed::Ffmpeg(Box::new(pipe))),
+                    Err(error) if error.is_retryable() => Err(error),
+                    Err(_) => Err(DecodeError::Damaged { reason }),
+                }
+            }
             (_, refusal) => Err(refusal),
         }
     }

@@ -6,9 +6,9 @@ use std::collections::VecDeque;
 use crate::SAMPLE_RATE;
 use crate::speech::Frame;
 
-/// Changes whenever the same sound would be cut differently: thresholds, rules or detector. A run that was begun
-/// with one version is never continued with another.
-pub const CUTTER_VERSION: u32 = 1;
+/// Raised whenever the same sound would be cut differently: thresholds, rules or detector. A run that was begun with
+/// one version is never continued with another.
+pub use events::CUTTER_VERSION;
 
 /// Samples at 16 kHz in a frame of the speech detector: 16 ms.
 pub const FRAME_SAMPLES: usize = 256;

@@ -64,6 +64,11 @@ impl Handle {
         self.patches.push((pos, bytes.into()));
     }
 
+    /// From now on the file ends at `len` for this handle and its clones.
+    pub fn cut(&mut self, len: u64) {
+        self.len = self.len.min(len);
+    }
+
     /// The error of the source, once.
     pub fn take_failure(&self) -> Option<io::Error> {
         self.lock().failure.take()
@@ -85,6 +90,8 @@ impl Handle {
 
 impl Read for Handle {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let room = self.len.saturating_sub(self.pos).min(buf.len() as u64) as usize;
+        let buf = &mut buf[..room];
         let mut shared = self.lock();
         shared.reads += 1;
         if shared.read_bytes > shared.read_bytes_max || shared.reads > shared.read_bytes_max / 64 {

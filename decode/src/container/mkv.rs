@@ -13,7 +13,8 @@ const ELEMENTS_MAX: usize = 1_000_000;
 /// something was missing.
 pub fn repair(handle: &mut Handle) -> bool {
     let Some((EBML, _, _, body, Some(len))) = element(handle, 0) else { return false };
-    let Some((SEGMENT, size_at, size_len, start, Some(len))) = element(handle, body.saturating_add(len)) else {
+    let Some((SEGMENT, size_at, size_len, start, Some(len))) = element(handle, body.saturating_add(len))
+    else {
         return false;
     };
     let end = handle.len();
@@ -42,7 +43,8 @@ pub fn repair(handle: &mut Handle) -> bool {
 fn element(handle: &Handle, at: u64) -> Option<(u32, u64, usize, u64, Option<u64>)> {
     let head = handle.peek(at, 12).ok()?;
     let id_len = head.first()?.leading_zeros() as usize + 1;
-    let id = head.get(..id_len).filter(|_| id_len <= 4)?.iter().fold(0, |id, byte| id << 8 | u32::from(*byte));
+    let id =
+        head.get(..id_len).filter(|_| id_len <= 4)?.iter().fold(0, |id, byte| id << 8 | u32::from(*byte));
     let size_len = head.get(id_len)?.leading_zeros() as usize + 1;
     let size = head.get(id_len..id_len + size_len).filter(|_| size_len <= 8)?;
     let bits = 7 * size_len as u32;

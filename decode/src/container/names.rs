@@ -33,6 +33,11 @@ pub fn counts_frames(container: &str) -> bool {
     matches!(container, "wav" | "aiff" | "caf" | "flac" | "mp4")
 }
 
+/// Whether packets of this container carry times of their own, rather than being counted by the reader.
+pub fn keeps_clock(container: &str) -> bool {
+    matches!(container, "ogg" | "flac" | "mkv" | "mp4")
+}
+
 /// Whether an mp3 file begins with a frame that tells how many there are; without it their number is a guess.
 pub fn has_frame_count(handle: &Handle) -> bool {
     let id3_bytes = match handle.peek(0, 10).as_deref() {

@@ -113,3 +113,92 @@ impl Bits<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes bits, given as (value, how many).
+    fn packet(fields: &[(u32, usize)]) -> Vec<u8> {
+        let bits: Vec<u8> = fields
+            .iter()
+            .flat_map(|&(value, len)| (0..len).rev().map(move |n| (value >> n & 1) as u8))
+            .collect();
+        bits.chunks(8)
+            .map(|bits| bits.iter().enumerate().fold(0, |byte, (n, bit)| byte | bit << (7 - n)))
+            .collect()
+    }
+
+    /// A single channel element stands first; what is in it does not matter here.
+    const SOUND: [(u32, usize); 4] = [(0, 7), (0x1b2c, 16), (0x55aa, 16), (0x3, 5)];
+
+    fn fill(extension: u32, count: u32) -> Vec<(u32, usize)> {
+        let mut fields = vec![(6, 3)];
+        if count < 15 {
+            fields.push((count, 4));
+        } else {
+            fields.extend([(15, 4), (count - 14, 8)]);
+        }
+        fields.push((extension, 4));
+        fields.extend(std::iter::repeat_n((0x2, 4), count as usize * 2 - 1));
+        fields
+    }
+
+    #[test]
+    fn sbr_data_shows_at_the_end_of_a_packet() {
+        for count in [1, 9, 14, 15, 40] {
+            for (extension, is_sbr) in [(0xd, true), (0xe, true), (0x0, false), (0xb, false)] {
+                let whole = [&SOUND[..], &fill(extension, count), &[(7, 3)]].concat();
+                assert_eq!(ends_with_sbr(&packet(&whole)), is_sbr, "{extension:x} {count}");
+                let stuffed = [&SOUND[..], &fill(extension, count), &fill(0, 3), &[(7, 3)]].concat();
+                assert_eq!(ends_with_sbr(&packet(&stuffed)), is_sbr, "{extension:x} {count} and stuffing");
+            }
+        }
+        assert!(!ends_with_sbr(&[]));
+        assert!(!ends_with_sbr(&packet(&[&SOUND[..], &[(7, 3)]].concat())));
+    }
+
+    #[test]
+    fn chance_does_not_outvote() {
+        let mut seed = 3u64;
+        let mut yes = 0;
+        for _ in 0..2_000 {
+            let bytes: Vec<u8> = (0..300)
+                .map(|_| {
+                    seed ^= seed << 13;
+                    seed ^= seed >> 7;
+                    seed ^= seed << 17;
+                    (seed >> 32) as u8
+                })
+                .collect();
+            yes += u32::from(ends_with_sbr(&bytes));
+        }
+        assert!(yes < 60, "{yes} of 2000 random packets look like SBR");
+        let mut votes = Votes::default();
+        let with = packet(&[&SOUND[..], &fill(0xd, 9), &[(7, 3)]].concat());
+        let without = packet(&[&SOUND[..], &[(7, 3)]].concat());
+        (0..5).for_each(|_| votes.add(&with));
+        (0..11).for_each(|_| votes.add(&without));
+        assert!(votes.are_in() && !votes.are_for());
+    }
+
+    #[test]
+    fn configs_that_announce_it() {
+        // AAC-LC 44.1 kHz stereo; HE-AAC; HE-AAC v2; LC with the backward compatible extension, on and off.
+        assert!(!announced(None));
+        assert!(!announced(Some(&[0x12, 0x10])));
+        assert!(announced(Some(&packet(&[(5, 5), (6, 4), (2, 4), (3, 4), (2, 5), (0, 3)]))));
+        assert!(announced(Some(&packet(&[(29, 5), (6, 4), (1, 4), (3, 4), (2, 5), (0, 3)]))));
+        assert!(announced(Some(&packet(&[
+            (2, 5),
+            (6, 4),
+            (2, 4),
+            (0, 3),
+            (0x2b7, 11),
+            (5, 5),
+            (1, 1),
+            (3, 4)
+        ]))));
+        assert!(!announced(Some(&packet(&[(2, 5), (6, 4), (2, 4), (0, 3), (0x2b7, 11), (5, 5), (0, 1)]))));
+    }
+}

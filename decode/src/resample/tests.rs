@@ -17,7 +17,9 @@ fn sine(rate: u32, hz: f64, seconds: f64) -> Vec<f32> {
 
 #[test]
 fn sound_keeps_its_pitch_place_and_length() {
-    for rate in [8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 88_200, 96_000, 192_000] {
+    for rate in
+        [8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 88_200, 96_000, 192_000]
+    {
         let out = convert(rate, &sine(rate, 440.0, 2.0), 777);
         assert_eq!(out.len(), 32_000, "{rate}");
         let expected = sine(SAMPLE_RATE, 440.0, 2.0);

@@ -29,8 +29,10 @@ fn cut(frames: &[Frame], from: u64, segment_ms_max: u32) -> Vec<Cut> {
 /// Given a score, then these segments, in seconds.
 fn check(score: &[(f32, f32)], then: Expect) {
     let cuts = cut(&frames(score), 0, SEGMENT_MS_MAX);
-    let text: Vec<_> =
-        cuts.iter().map(|c| format!("{:.2}..{:.2}", c.start as f32 / SECOND, c.end as f32 / SECOND)).collect();
+    let text: Vec<_> = cuts
+        .iter()
+        .map(|c| format!("{:.2}..{:.2}", c.start as f32 / SECOND, c.end as f32 / SECOND))
+        .collect();
     then.assert_eq(&text.join(" "));
 }
 
@@ -72,7 +74,16 @@ fn a_neighbour_that_does_not_fit_begins_the_next() {
 fn a_long_run_is_cut_where_it_is_least_like_speech() {
     // 40 s without a real pause; a dip at 12 s, too early, a lower one at 21 s, another at 27 s.
     check(
-        &[(12.0, 0.9), (0.05, 0.4), (9.0, 0.9), (0.08, 0.6), (6.0, 0.9), (0.08, 0.7), (13.0, 0.9), (2.0, 0.0)],
+        &[
+            (12.0, 0.9),
+            (0.05, 0.4),
+            (9.0, 0.9),
+            (0.08, 0.6),
+            (6.0, 0.9),
+            (0.08, 0.7),
+            (13.0, 0.9),
+            (2.0, 0.0),
+        ],
         expect!["0.00..21.09 21.09..40.42"],
     );
     // None at all: as late as can be.

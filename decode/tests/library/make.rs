@@ -35,8 +35,7 @@ static STUDIO: LazyLock<Option<Studio>> = LazyLock::new(|| {
     }
     let clip = dir.path().join("clip.wav");
     let inputs = [dir.path().join("left.wav"), dir.path().join("right.wav")];
-    let join =
-        "[0:a]apad[l];[1:a]adelay=2500,apad[r];[l][r]join=inputs=2:channel_layout=stereo,atrim=end=14,aresample=48000";
+    let join = "[0:a]apad[l];[1:a]adelay=2500,apad[r];[l][r]join=inputs=2:channel_layout=stereo,atrim=end=14,aresample=48000";
     ffmpeg(
         Command::new("ffmpeg")
             .arg("-i")

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use decode::{DecodeOptions, Ffmpeg};
 
 use crate::make::studio;
-use crate::run::run_bytes;
+use crate::run::{peak_memory_mib, run_bytes};
 
 const MUTATIONS_PER_FILE: u64 = 130;
 /// A file of two seconds decodes in milliseconds; this much is a hang.
@@ -86,7 +86,8 @@ fn batter(name: &str, bytes: &[u8], seed: u64) -> Tally {
         match run_bytes(&damaged, options) {
             Ok((parts, summary)) => {
                 assert_eq!(parts.len() as u32, summary.segments.iter().sum::<u32>(), "{name} {n}");
-                let counter = if summary.truncated_at_ms.is_some() { &mut tally.truncated } else { &mut tally.whole };
+                let counter =
+                    if summary.truncated_at_ms.is_some() { &mut tally.truncated } else { &mut tally.whole };
                 *counter += 1;
             }
             Err(error) => {
@@ -132,7 +133,9 @@ fn of_every_format_end_well() {
     ];
     let mut tally = Tally::default();
     for (seed, (args, name)) in (1..).zip(formats) {
-        let Some(bytes) = studio.bytes(&[&["-t", "2", "-ar", "16000"], *args].concat(), name) else { continue };
+        let Some(bytes) = studio.bytes(&[&["-t", "2", "-ar", "16000"], *args].concat(), name) else {
+            continue;
+        };
         let one = batter(name, &bytes, seed);
         eprintln!("{name}: {one:?}");
         tally.whole += one.whole;
@@ -140,17 +143,21 @@ fn of_every_format_end_well() {
         tally.refused += one.refused;
     }
     eprintln!("all: {tally:?}");
+    assert!(peak_memory_mib() < 500, "{} MiB", peak_memory_mib());
     assert!(tally.whole > 500 && tally.truncated > 100 && tally.refused > 300, "too uniform: {tally:?}");
 }
 
 #[test]
 fn ffmpeg_is_kept_in_bounds_by_them_too() {
     let Some(studio) = studio("mutations through ffmpeg") else { return };
-    for (seed, (args, name)) in (100..).zip([(["-c:a", "ac3"], "mutated.ac3"), (["-c:a", "wmav2"], "mutated.wma")]) {
+    for (seed, (args, name)) in
+        (100..).zip([(["-c:a", "ac3"], "mutated.ac3"), (["-c:a", "wmav2"], "mutated.wma")])
+    {
         let Some(bytes) = studio.bytes(&[&["-t", "2"][..], &args].concat(), name) else { continue };
         for n in 0..15 {
             let damaged = mutate(&bytes, &mut Dice(seed << 32 | (n + 1)));
-            let options = DecodeOptions { ffmpeg: Ffmpeg::find(), max_audio_ms: 600_000, ..Default::default() };
+            let options =
+                DecodeOptions { ffmpeg: Ffmpeg::find(), max_audio_ms: 600_000, ..Default::default() };
             let began = Instant::now();
             if let Err(error) = run_bytes(&damaged, options) {
                 assert!(!error.is_retryable(), "{name} {n}: {error}");

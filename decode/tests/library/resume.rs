@@ -54,8 +54,11 @@ fn after_any_part() {
         (&["-c:a", "aac"], "resume.m4a"),
     ] {
         let Some(bytes) = long(args, name) else { return };
+        // Every way to cut for one format; the others differ in how the sound is read.
+        let lossless = name.ends_with("flac");
         for channels in [Channels::Mix, Channels::Each] {
-            for max_segment_ms in [30_000, 4_000, 1_300] {
+            for max_segment_ms in if lossless { &[30_000, 4_000, 1_300][..] } else { &[10_000] } {
+                let max_segment_ms = *max_segment_ms;
                 let options = DecodeOptions { channels, max_segment_ms, ..Default::default() };
                 let (parts, _) = check(&bytes, &options, 3);
                 check_order(&parts, &options);
@@ -123,7 +126,8 @@ fn a_cursor_that_does_not_fit() {
 #[test]
 fn parts_come_while_the_file_is_still_being_read() {
     let Some(bytes) = long(&["-c:a", "flac"], "early.flac") else { return };
-    let mut decoder = Decoder::open(std::io::Cursor::new(bytes), DecodeOptions::default()).expect("the file is fine");
+    let mut decoder =
+        Decoder::open(std::io::Cursor::new(bytes), DecodeOptions::default()).expect("the file is fine");
     let total = decoder.progress().estimated_ms.expect("flac knows its length");
     loop {
         match decoder.step().expect("the file is fine") {

@@ -32,3 +32,10 @@ pub fn run_file(path: &Path, options: DecodeOptions) -> Result<(Vec<Part>, Summa
 pub fn run_bytes(bytes: &[u8], options: DecodeOptions) -> Result<(Vec<Part>, Summary), DecodeError> {
     run(Bytes::new(bytes.to_vec()), options)
 }
+
+/// The most memory this process, with all its tests, ever held; 0 where the system does not say.
+pub fn peak_memory_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    peak.and_then(|kib| kib.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) / 1024
+}
