@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use service::env::{self, Database, Reader, Redis};
 use streams::stage::{Inlet, Options};
+use views::Policies;
 
 /// What an operator of `voiceforge-project` can set.
 #[derive(Clone, Debug)]
@@ -14,10 +15,8 @@ pub struct Config {
     pub database: Database,
     /// Facts applied in one transaction at most.
     pub batch: usize,
-    /// How old transcripts may get on TimescaleDB before they are dropped; `None` keeps them.
-    pub retain: Option<Duration>,
-    /// How old transcripts get on TimescaleDB before they are compressed.
-    pub compress_after: Option<Duration>,
+    /// What TimescaleDB does with old data.
+    pub policies: Policies,
 }
 
 impl Config {
@@ -30,15 +29,21 @@ impl Config {
                 .setting("batch", "facts applied in one transaction at most")
                 .within(1..=10_000)
                 .or("500"),
-            retain: from
-                .setting("retain", "age at which TimescaleDB drops transcripts; unset keeps them for ever")
-                .optional("365d"),
-            compress_after: from
-                .setting(
-                    "compress-after",
-                    "age at which TimescaleDB compresses transcripts; unset takes its default",
-                )
-                .optional("7d"),
+            policies: Policies {
+                retain_events: from
+                    .setting("retain-events", "age at which TimescaleDB drops archived events; unset keeps them, and a rebuild needs them")
+                    .optional("730d"),
+                retain_segments: from
+                    .setting("retain-segments", "age at which TimescaleDB drops transcripts; unset keeps them")
+                    .optional("365d"),
+                compress_events_after: Some(
+                    from.setting("compress-events-after", "age at which TimescaleDB compresses archived events").or("7d"),
+                ),
+                compress_segments_after: Some(
+                    from.setting("compress-segments-after", "age at which TimescaleDB compresses transcripts: search is slower in them")
+                        .or("90d"),
+                ),
+            },
         }
     }
 

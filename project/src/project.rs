@@ -12,7 +12,7 @@ use events::Cause;
 use service::env::Database;
 use streams::{Delivery, Stage};
 use tokio::sync::mpsc;
-use views::{ApplyError, Entry, EntryError, Installed, Policies, Views};
+use views::{ApplyError, Entry, EntryError, Installed, Views};
 
 use crate::config::Config;
 use crate::metrics;
@@ -55,9 +55,8 @@ impl Stage for Project {
 /// What waiting does not mend: a wrong address, a newer schema, missing rights.
 pub async fn connect(config: &Config) -> anyhow::Result<(Views, Installed)> {
     let views = open(&config.database).await?;
-    let policies = Policies { retain: config.retain, compress_after: config.compress_after };
     loop {
-        match views.migrate(&policies).await {
+        match views.migrate(&config.policies).await {
             Ok(installed) => return Ok((views, installed)),
             Err(error) if error.is_transient() => {
                 tracing::warn!(%error, "cannot prepare the database yet, trying again");

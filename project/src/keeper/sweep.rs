@@ -30,6 +30,9 @@ pub struct Sweeper {
 /// The longest pause between handing the same drop in.
 const PAUSE_MAX: Duration = Duration::from_secs(3600);
 
+/// An upload that is not finished after so long never will be.
+const UNFINISHED_AGE: Duration = Duration::from_secs(24 * 3600);
+
 /// Drop ids asked about in one query.
 const PAGE: usize = 500;
 
@@ -66,6 +69,7 @@ impl Sweeper {
             }
         }
         metrics::swept(again, finished, drops.len() as u64 - finished);
+        self.store.remove_unfinished(UNFINISHED_AGE).await.context("remove what crashed uploads left")?;
         Ok(())
     }
 
