@@ -60,7 +60,11 @@ fn main() -> anyhow::Result<()> {
 /// Reads the samples of a plain WAV file.
 fn read_wav(file: &Path) -> anyhow::Result<Vec<i16>> {
     let bytes = std::fs::read(file).with_context(|| format!("read {}", file.display()))?;
-    ensure!(bytes.len() > 12 && &bytes[..4] == b"RIFF" && &bytes[8..12] == b"WAVE", "{} is no WAV file", file.display());
+    ensure!(
+        bytes.len() > 12 && &bytes[..4] == b"RIFF" && &bytes[8..12] == b"WAVE",
+        "{} is no WAV file",
+        file.display()
+    );
     let mut rest = &bytes[12..];
     while rest.len() >= 8 {
         let size = u32::from_le_bytes([rest[4], rest[5], rest[6], rest[7]]) as usize;
@@ -68,7 +72,11 @@ fn read_wav(file: &Path) -> anyhow::Result<Vec<i16>> {
         match &rest[..4] {
             b"fmt " => {
                 let wanted = [1, 0, 1, 0, 0x80, 0x3e, 0, 0];
-                ensure!(body.len() >= 16 && body[..8] == wanted && body[14] == 16, "{} is not 16 kHz mono PCM", file.display());
+                ensure!(
+                    body.len() >= 16 && body[..8] == wanted && body[14] == 16,
+                    "{} is not 16 kHz mono PCM",
+                    file.display()
+                );
             }
             b"data" => return Ok(body.as_chunks().0.iter().map(|x| i16::from_le_bytes(*x)).collect()),
             _ => {}

@@ -118,7 +118,9 @@ pub struct Span {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Error {
     /// The segment does not fit a window.
-    #[error("a segment holds at most 30 s of 16 kHz sound, and this one is {seconds:.1} s long: cut it first")]
+    #[error(
+        "a segment holds at most 30 s of 16 kHz sound, and this one is {seconds:.1} s long: cut it first"
+    )]
     TooLong {
         /// Its length.
         seconds: f64,
@@ -152,7 +154,8 @@ impl Engine {
         let model = Model::load(&weights)?;
         let tokens = Tokens::load(folder, weights.format(), model.dims.vocabulary)?;
         let info = models::info(folder, &weights)?;
-        let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("whisper-{i}")).build();
+        let pool =
+            ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("whisper-{i}")).build();
         let pool = pool.map_err(|error| LoadError::io(folder, std::io::Error::other(error)))?;
         Ok(Engine { info, features: Features::new(model.dims.mels), model, tokens, pool })
     }
@@ -166,7 +169,9 @@ impl Engine {
     pub fn check(&self, options: &Options) -> Result<(), Error> {
         let Options { temperatures, tokens_max, candidates, .. } = options;
         if temperatures.is_empty() || temperatures.iter().any(|t| !(0.0..=2.0).contains(t)) {
-            return Err(Error::BadOption(format!("temperatures are 0 to 2, at least one of them, not {temperatures:?}")));
+            return Err(Error::BadOption(format!(
+                "temperatures are 0 to 2, at least one of them, not {temperatures:?}"
+            )));
         }
         if !(1..=64).contains(candidates) || *tokens_max == 0 {
             return Err(Error::BadOption("at least one token, and 1 to 64 candidates, are needed".into()));
@@ -227,7 +232,14 @@ impl<'a> Segment<'a> {
     fn new(engine: &'a Engine, options: &'a Options, language: Option<&'static str>) -> Segment<'a> {
         let prompt = options.prompt.as_deref().map(str::trim).filter(|prompt| !prompt.is_empty());
         let context = prompt.map(|prompt| engine.tokens.encode(&format!(" {prompt}"))).unwrap_or_default();
-        Segment { engine, options, language, language_probability: 1.0, random: Random::new(options.seed), context }
+        Segment {
+            engine,
+            options,
+            language,
+            language_probability: 1.0,
+            random: Random::new(options.seed),
+            context,
+        }
     }
 
     fn read(mut self, pcm: &[i16]) -> Output {
@@ -256,7 +268,8 @@ impl<'a> Segment<'a> {
             if !self.options.condition_on_previous_text || window.temperature > CONTEXT_TEMPERATURE_MAX {
                 self.context.clear();
             } else {
-                self.context.extend(spans[first..].iter().flat_map(|span: &Span| span.tokens.iter().copied()));
+                self.context
+                    .extend(spans[first..].iter().flat_map(|span: &Span| span.tokens.iter().copied()));
             }
             seek = next;
         }
@@ -274,7 +287,8 @@ impl<'a> Segment<'a> {
         let among: Vec<u32> = tokens.languages.iter().map(|(_, token)| *token).collect();
         let probabilities = search::probabilities(&model.decoder, heard, tokens.special.start, &among);
         let likeliest = tokens.languages.iter().zip(probabilities).max_by(|a, b| a.1.total_cmp(&b.1));
-        let ((code, _), probability) = likeliest.map_or((("en", 0), 1.0), |(language, probability)| (*language, probability));
+        let ((code, _), probability) =
+            likeliest.map_or((("en", 0), 1.0), |(language, probability)| (*language, probability));
         self.language_probability = probability;
         code
     }
@@ -319,7 +333,11 @@ impl<'a> Segment<'a> {
         prompt.push(special.start);
         if let Some(token) = tokens.language(language) {
             prompt.push(token);
-            prompt.push(if self.options.task == Task::Translate { special.translate } else { special.transcribe });
+            prompt.push(if self.options.task == Task::Translate {
+                special.translate
+            } else {
+                special.transcribe
+            });
         }
         if !self.options.timestamps {
             prompt.push(special.no_timestamps);

@@ -70,7 +70,8 @@ impl Features {
                 .expect("the buffers were made by this plan");
             power.iter_mut().zip(&spectrum).for_each(|(power, bin): (_, &Complex32)| *power = bin.norm_sqr());
             for (mel, band) in self.bands.iter().enumerate() {
-                let energy: f32 = band.weights.iter().zip(&power[band.first..]).map(|(weight, power)| weight * power).sum();
+                let energy: f32 =
+                    band.weights.iter().zip(&power[band.first..]).map(|(weight, power)| weight * power).sum();
                 let value = energy.max(1e-10).log10();
                 loudest = loudest.max(value);
                 if frame < frames {
@@ -102,7 +103,8 @@ impl Mel {
         let start = start.min(self.frames);
         let count = (self.frames - start).min(WINDOW_FRAMES);
         for mel in 0..mels {
-            window[mel * WINDOW_FRAMES..][..count].copy_from_slice(&self.values[mel * self.frames + start..][..count]);
+            window[mel * WINDOW_FRAMES..][..count]
+                .copy_from_slice(&self.values[mel * self.frames + start..][..count]);
         }
         window
     }
@@ -125,7 +127,11 @@ fn mel_bands(mels: usize) -> Vec<Band> {
     const LOG_START_MEL: f64 = LOG_START_HZ / HZ_PER_MEL;
     let log_step = 6.4f64.ln() / 27.0;
     let hz = |mel: f64| {
-        if mel < LOG_START_MEL { mel * HZ_PER_MEL } else { LOG_START_HZ * (log_step * (mel - LOG_START_MEL)).exp() }
+        if mel < LOG_START_MEL {
+            mel * HZ_PER_MEL
+        } else {
+            LOG_START_HZ * (log_step * (mel - LOG_START_MEL)).exp()
+        }
     };
     let top = LOG_START_MEL + (SAMPLE_RATE as f64 / 2.0 / LOG_START_HZ).ln() / log_step;
     let edges: Vec<f64> = (0..mels + 2).map(|i| hz(top * i as f64 / (mels + 1) as f64)).collect();

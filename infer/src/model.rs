@@ -106,13 +106,17 @@ impl Dims {
     fn of(weights: &Weights) -> Result<Dims, LoadError> {
         let unsupported = |reason: String| LoadError::unsupported(weights.file(), reason);
         let [width, mels, 3] = weights.shape("encoder/conv1/weight")? else {
-            return Err(unsupported("encoder/conv1/weight is not (width, mels, 3): not a Whisper model".into()));
+            return Err(unsupported(
+                "encoder/conv1/weight is not (width, mels, 3): not a Whisper model".into(),
+            ));
         };
         let [inner, _] = weights.shape("encoder/layer_0/ffn/linear_0/weight")?;
         let [vocabulary, _] = weights.shape("decoder/embeddings/weight")?;
         let [text_positions, _] = weights.shape("decoder/position_encodings/encodings")?;
         let layers = |side: &str| {
-            (0..).take_while(|i| weights.has(&format!("{side}/layer_{i}/self_attention/linear_0/weight"))).count()
+            (0..)
+                .take_while(|i| weights.has(&format!("{side}/layer_{i}/self_attention/linear_0/weight")))
+                .count()
         };
         let (encoder_heads, decoder_heads) = weights.heads()?;
         let dims = Dims {

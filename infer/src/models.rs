@@ -116,7 +116,8 @@ fn sha256(files: &[PathBuf]) -> Result<String, LoadError> {
     let mut stamp = String::new();
     for file in files {
         let about = fs::metadata(file).map_err(|source| LoadError::io(file, source))?;
-        let changed = about.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+        let changed =
+            about.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
         stamp += &format!(" {}@{}", about.len(), changed.as_nanos());
     }
     let side = side_file(&files[0]);

@@ -128,10 +128,20 @@ pub struct Start {
 impl Start {
     /// Runs a prompt; `start` is the index of `<|startoftranscript|>` in it. There is room for `tokens_max`
     /// tokens behind it.
-    pub fn new(decoder: &Decoder, heard: &Heard, prompt: &[u32], start: usize, no_speech: u32, tokens_max: usize) -> Start {
+    pub fn new(
+        decoder: &Decoder,
+        heard: &Heard,
+        prompt: &[u32],
+        start: usize,
+        no_speech: u32,
+        tokens_max: usize,
+    ) -> Start {
         let mut cache = decoder.cache(prompt.len() + tokens_max);
-        let items: Vec<Item> =
-            prompt.iter().enumerate().map(|(position, token)| Item { row: 0, position, token: *token }).collect();
+        let items: Vec<Item> = prompt
+            .iter()
+            .enumerate()
+            .map(|(position, token)| Item { row: 0, position, token: *token })
+            .collect();
         let mut logits = Vec::new();
         decoder.run(heard, &mut cache, &items, &[start, prompt.len() - 1], &mut logits);
         let last = logits.split_off(logits.len() / 2);
@@ -144,7 +154,13 @@ impl Start {
 /// Probabilities of some tokens (of languages) behind a lone `<|startoftranscript|>`, among themselves.
 pub fn probabilities(decoder: &Decoder, heard: &Heard, start: u32, among: &[u32]) -> Vec<f32> {
     let mut logits = Vec::new();
-    decoder.run(heard, &mut decoder.cache(1), &[Item { row: 0, position: 0, token: start }], &[0], &mut logits);
+    decoder.run(
+        heard,
+        &mut decoder.cache(1),
+        &[Item { row: 0, position: 0, token: start }],
+        &[0],
+        &mut logits,
+    );
     let mut chosen: Vec<f32> = among.iter().map(|token| logits[*token as usize]).collect();
     crate::model::ops::softmax(&mut chosen);
     chosen
@@ -162,7 +178,14 @@ pub struct Draw {
 }
 
 /// Continues a prompt until its end and returns the likeliest candidate.
-pub fn decode(decoder: &Decoder, heard: &Heard, start: &Start, rules: &Rules, draw: Draw, random: &mut Random) -> Candidate {
+pub fn decode(
+    decoder: &Decoder,
+    heard: &Heard,
+    start: &Start,
+    rules: &Rules,
+    draw: Draw,
+    random: &mut Random,
+) -> Candidate {
     let rows = if draw.temperature > 0.0 { draw.candidates.max(1) } else { 1 };
     let mut cache = start.cache.spread(rows, start.positions);
     let mut candidates = vec![Candidate { tokens: Vec::new(), sum_logprob: 0.0 }; rows];
@@ -196,13 +219,18 @@ pub fn decode(decoder: &Decoder, heard: &Heard, start: &Start, rules: &Rules, dr
 
 /// Picks a token from filtered logits and gives its logarithmic probability at temperature 1.
 fn choose(logits: &[f32], temperature: f32, end: u32, random: &mut Random) -> (u32, f32) {
-    let likeliest = logits.iter().enumerate().fold(end as usize, |best, (i, x)| if *x > logits[best] { i } else { best });
+    let likeliest =
+        logits.iter().enumerate().fold(end as usize, |best, (i, x)| if *x > logits[best] { i } else { best });
     let max = logits[likeliest];
     if !max.is_finite() {
         return (end, 0.0);
     }
     let total = log_sum_exp(logits, max);
-    let token = if temperature > 0.0 { sample(logits, max, temperature, random).unwrap_or(likeliest) } else { likeliest };
+    let token = if temperature > 0.0 {
+        sample(logits, max, temperature, random).unwrap_or(likeliest)
+    } else {
+        likeliest
+    };
     (token as u32, logits[token] - total)
 }
 

@@ -53,7 +53,8 @@ pub fn cut(tokens: &[u32], special: Special, seek: usize, frames: usize) -> (Vec
         begin = end;
     }
     // The last pair's first half is where the unread sound begins; a step of at least one keeps it moving.
-    let next = if ends_alone { frames } else { (steps(tokens[begin - 1]) as usize * STEP_FRAMES).max(STEP_FRAMES) };
+    let next =
+        if ends_alone { frames } else { (steps(tokens[begin - 1]) as usize * STEP_FRAMES).max(STEP_FRAMES) };
     (pieces, seek + next)
 }
 

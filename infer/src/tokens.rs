@@ -102,10 +102,15 @@ impl Tokens {
             Format::Ctranslate2 => Suppressed::read(&folder.join("config.json"))?,
             Format::HuggingFace => {
                 let generation = Suppressed::read(&folder.join("generation_config.json"))?;
-                if generation.all.is_some() { generation } else { Suppressed::read(&folder.join("config.json"))? }
+                if generation.all.is_some() {
+                    generation
+                } else {
+                    Suppressed::read(&folder.join("config.json"))?
+                }
             }
         };
-        let mut tokens = Tokens::new(list, vocabulary).map_err(|reason| LoadError::unsupported(&file, reason))?;
+        let mut tokens =
+            Tokens::new(list, vocabulary).map_err(|reason| LoadError::unsupported(&file, reason))?;
         let listed = |ids: Option<Vec<i64>>| -> Option<Vec<u32>> {
             let ids: Vec<u32> = ids?.into_iter().filter_map(|id| u32::try_from(id).ok()).collect();
             ids.iter().all(|id| (*id as usize) < vocabulary).then_some(ids).filter(|ids| !ids.is_empty())
@@ -122,9 +127,13 @@ impl Tokens {
     /// Builds a vocabulary from its tokens in order, in the printable form of GPT-2's byte alphabet, for
     /// weights that know `vocabulary` tokens. The list may end before the timestamps.
     pub fn new(list: Vec<String>, vocabulary: usize) -> Result<Tokens, String> {
-        let names: HashMap<&str, u32> = list.iter().enumerate().map(|(i, name)| (name.as_str(), i as u32)).collect();
+        let names: HashMap<&str, u32> =
+            list.iter().enumerate().map(|(i, name)| (name.as_str(), i as u32)).collect();
         let find = |name: &str| {
-            names.get(name).copied().ok_or_else(|| format!("it has no token {name}: not a Whisper vocabulary"))
+            names
+                .get(name)
+                .copied()
+                .ok_or_else(|| format!("it has no token {name}: not a Whisper vocabulary"))
         };
         let no_timestamps = find("<|notimestamps|>")?;
         let special = Special {
@@ -139,14 +148,20 @@ impl Tokens {
             first_timestamp: no_timestamps + 1,
         };
         if (special.first_timestamp + TIMESTAMPS) as usize > vocabulary || list.len() > vocabulary {
-            return Err(format!("it does not belong to these weights, which know {vocabulary} tokens: copy both from one model"));
+            return Err(format!(
+                "it does not belong to these weights, which know {vocabulary} tokens: copy both from one model"
+            ));
         }
         let codes = if vocabulary < 51_865 { Vec::new() } else { languages_of(vocabulary) };
-        let languages =
-            codes.into_iter().filter_map(|code| Some((code, *names.get(format!("<|{code}|>").as_str())?))).collect();
+        let languages = codes
+            .into_iter()
+            .filter_map(|code| Some((code, *names.get(format!("<|{code}|>").as_str())?)))
+            .collect();
         let alphabet = byte_alphabet();
-        let spelled = |name: &String| -> Option<Vec<u8>> { name.chars().map(|c| alphabet.get(&c).copied()).collect() };
-        let bytes: Vec<Vec<u8>> = list.iter().map(|name| spelled(name).unwrap_or_else(|| name.clone().into_bytes())).collect();
+        let spelled =
+            |name: &String| -> Option<Vec<u8>> { name.chars().map(|c| alphabet.get(&c).copied()).collect() };
+        let bytes: Vec<Vec<u8>> =
+            list.iter().map(|name| spelled(name).unwrap_or_else(|| name.clone().into_bytes())).collect();
         let mut numbers = HashMap::with_capacity(special.end as usize);
         for (i, bytes) in bytes.iter().enumerate().take(special.end as usize) {
             numbers.entry(bytes.clone()).or_insert(i as u32);
@@ -154,9 +169,17 @@ impl Tokens {
         if !(0..=u8::MAX).all(|byte| numbers.contains_key([byte].as_slice())) {
             return Err("it lacks single bytes: not a Whisper vocabulary".into());
         }
-        let words = Regex::new(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+").expect("the pattern is valid");
-        let mut tokens =
-            Tokens { bytes, numbers, words, special, languages, suppressed: Vec::new(), suppressed_first: Vec::new() };
+        let words = Regex::new(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+")
+            .expect("the pattern is valid");
+        let mut tokens = Tokens {
+            bytes,
+            numbers,
+            words,
+            special,
+            languages,
+            suppressed: Vec::new(),
+            suppressed_first: Vec::new(),
+        };
         tokens.suppressed = tokens.with_specials(tokens.non_speech());
         tokens.suppressed_first = tokens.encode(" ").into_iter().chain([special.end]).collect();
         Ok(tokens)
@@ -197,8 +220,13 @@ impl Tokens {
     fn encode_word(&self, word: &[u8], tokens: &mut Vec<u32>) {
         let mut parts: Vec<&[u8]> = word.chunks(1).collect();
         loop {
-            let joined = |i: usize| &word[parts[..i].iter().map(|part| part.len()).sum::<usize>()..][..parts[i].len() + parts[i + 1].len()];
-            let best = (0..parts.len().saturating_sub(1)).filter_map(|i| Some((*self.numbers.get(joined(i))?, i))).min();
+            let joined = |i: usize| {
+                &word[parts[..i].iter().map(|part| part.len()).sum::<usize>()..]
+                    [..parts[i].len() + parts[i + 1].len()]
+            };
+            let best = (0..parts.len().saturating_sub(1))
+                .filter_map(|i| Some((*self.numbers.get(joined(i))?, i)))
+                .min();
             let Some((_, i)) = best else { break };
             parts[i] = joined(i);
             parts.remove(i + 1);
@@ -216,12 +244,14 @@ impl Tokens {
     /// openai's list of tokens that annotate rather than speak: brackets, music notes, dashes.
     fn non_speech(&self) -> Vec<u32> {
         let single = r##""#()*+/:;<=>@[\]^_`{|}~「」『』"##.chars().map(String::from);
-        let several = "<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪".split(' ').map(String::from);
+        let several =
+            "<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪".split(' ').map(String::from);
         let notes = "♩♪♫♬♭♮♯";
         let symbols = single.chain(several).map(|symbol| (symbol, false));
         let symbols = symbols.chain(notes.chars().map(|note| (note.to_string(), true)));
         // Hyphens and quotes stand inside words, but do not begin one.
-        let mut ids: BTreeSet<u32> = [" -", " '"].iter().filter_map(|text| self.encode(text).first().copied()).collect();
+        let mut ids: BTreeSet<u32> =
+            [" -", " '"].iter().filter_map(|text| self.encode(text).first().copied()).collect();
         for (symbol, is_note) in symbols {
             for text in [symbol.clone(), format!(" {symbol}")] {
                 let tokens = self.encode(&text);

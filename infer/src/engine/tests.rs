@@ -39,13 +39,20 @@ fn random_tensors(vocabulary: usize) -> BTreeMap<String, (Vec<usize>, Vec<f32>)>
     };
     for side in ["encoder", "decoder"] {
         part(side, &[]);
-        part(&format!("{side}/layer_0/self_attention"), &[("linear_0", 3 * WIDTH, WIDTH), ("linear_1", WIDTH, WIDTH)]);
+        part(
+            &format!("{side}/layer_0/self_attention"),
+            &[("linear_0", 3 * WIDTH, WIDTH), ("linear_1", WIDTH, WIDTH)],
+        );
         part(&format!("{side}/layer_0/ffn"), &[("linear_0", INNER, WIDTH), ("linear_1", WIDTH, INNER)]);
     }
     let cross = [("linear_0", WIDTH, WIDTH), ("linear_1", 2 * WIDTH, WIDTH), ("linear_2", WIDTH, WIDTH)];
     part("decoder/layer_0/attention", &cross);
     // Whisper's keys have no bias, and a Hugging Face folder does not store one.
-    for (name, keys) in [("encoder/layer_0/self_attention/linear_0", 1), ("decoder/layer_0/self_attention/linear_0", 1), ("decoder/layer_0/attention/linear_1", 0)] {
+    for (name, keys) in [
+        ("encoder/layer_0/self_attention/linear_0", 1),
+        ("decoder/layer_0/self_attention/linear_0", 1),
+        ("decoder/layer_0/attention/linear_1", 0),
+    ] {
         let bias = &mut tensors.get_mut(&format!("{name}/bias")).unwrap().1;
         bias[keys * WIDTH..(keys + 1) * WIDTH].fill(0.0);
     }
@@ -56,11 +63,18 @@ fn random_tensors(vocabulary: usize) -> BTreeMap<String, (Vec<usize>, Vec<f32>)>
 fn write_vocabulary(folder: &Path, vocabulary: usize) {
     let multilingual = vocabulary >= 51_865;
     let texts = if multilingual { 50_257 } else { 50_256 };
-    let mut list: Vec<String> = (0x21..0x7f).chain(0xa1..0xad).chain(0xae..0x144).filter_map(char::from_u32).map(String::from).collect();
+    let mut list: Vec<String> = (0x21..0x7f)
+        .chain(0xa1..0xad)
+        .chain(0xae..0x144)
+        .filter_map(char::from_u32)
+        .map(String::from)
+        .collect();
     list.extend((list.len()..texts).map(|i| format!("Ġw{i}")));
     let mut special = vec!["endoftext".to_owned(), "startoftranscript".into()];
     special.extend(crate::tokens::LANGUAGES.iter().take(99).map(|(code, _)| (*code).to_owned()));
-    special.extend(["translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps"].map(String::from));
+    special.extend(
+        ["translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps"].map(String::from),
+    );
     list.extend(special.into_iter().map(|name| format!("<|{name}|>")));
     fs::write(folder.join("vocabulary.txt"), list.join("\n") + "\n").unwrap();
 }
@@ -106,20 +120,32 @@ fn write_hugging_face(folder: &Path, tensors: BTreeMap<String, (Vec<usize>, Vec<
             "beta" => "bias",
             other => other,
         };
-        let inner = steps[1..steps.len() - 1].join(".").replace("layer_0.", "layers.0.").replace("layer_1.", "layers.1.");
+        let inner = steps[1..steps.len() - 1]
+            .join(".")
+            .replace("layer_0.", "layers.0.")
+            .replace("layer_1.", "layers.1.");
         let inner = inner.replace("layer_2.", "layers.2.").replace("layer_3.", "layers.3.");
-        let inner = inner.replace("position_encodings", "embed_positions").replace("embeddings", "embed_tokens");
-        let inner = inner.replace("ffn.linear_0", "fc1").replace("ffn.linear_1", "fc2").replace("ffn.layer_norm", "final_layer_norm");
-        let inner = inner.replace("self_attention.layer_norm", "self_attn_layer_norm").replace("self_attention.linear_1", "self_attn.out_proj");
-        let inner = inner.replace(".attention.layer_norm", ".encoder_attn_layer_norm").replace(".attention.linear_2", ".encoder_attn.out_proj");
+        let inner =
+            inner.replace("position_encodings", "embed_positions").replace("embeddings", "embed_tokens");
+        let inner = inner
+            .replace("ffn.linear_0", "fc1")
+            .replace("ffn.linear_1", "fc2")
+            .replace("ffn.layer_norm", "final_layer_norm");
+        let inner = inner
+            .replace("self_attention.layer_norm", "self_attn_layer_norm")
+            .replace("self_attention.linear_1", "self_attn.out_proj");
+        let inner = inner
+            .replace(".attention.layer_norm", ".encoder_attn_layer_norm")
+            .replace(".attention.linear_2", ".encoder_attn.out_proj");
         let inner = inner.replace(".attention.linear_0", ".encoder_attn.q_proj");
-        let (stem, parts): (String, &[&str]) = if let Some(stem) = inner.strip_suffix("self_attention.linear_0") {
-            (format!("{stem}self_attn."), &["q_proj", "k_proj", "v_proj"])
-        } else if let Some(stem) = inner.strip_suffix("attention.linear_1") {
-            (format!("{stem}encoder_attn."), &["k_proj", "v_proj"])
-        } else {
-            (inner, &[""])
-        };
+        let (stem, parts): (String, &[&str]) =
+            if let Some(stem) = inner.strip_suffix("self_attention.linear_0") {
+                (format!("{stem}self_attn."), &["q_proj", "k_proj", "v_proj"])
+            } else if let Some(stem) = inner.strip_suffix("attention.linear_1") {
+                (format!("{stem}encoder_attn."), &["k_proj", "v_proj"])
+            } else {
+                (inner, &[""])
+            };
         let mut shape = shape;
         shape[0] /= parts.len();
         for (part, values) in parts.iter().zip(values.chunks_exact(values.len() / parts.len())) {
@@ -141,7 +167,11 @@ fn write_hugging_face(folder: &Path, tensors: BTreeMap<String, (Vec<usize>, Vec<
         });
         fs::write(folder.join(&file), safetensors::serialize(views, None).unwrap()).unwrap();
     }
-    fs::write(folder.join("model.safetensors.index.json"), serde_json::json!({ "weight_map": index }).to_string()).unwrap();
+    fs::write(
+        folder.join("model.safetensors.index.json"),
+        serde_json::json!({ "weight_map": index }).to_string(),
+    )
+    .unwrap();
     let config = serde_json::json!({
         "model_type": "whisper", "encoder_attention_heads": heads, "decoder_attention_heads": heads, "activation_function": "gelu",
     });
@@ -199,8 +229,12 @@ fn both_formats_give_the_same_text() {
     assert_ne!(ctranslate2.info().sha256, hugging_face.info().sha256);
     assert_eq!(hugging_face.info().languages.len(), 99);
     let options = Options { temperatures: vec![0.0], tokens_max: 30, ..Options::default() };
-    let (a, b) = (ctranslate2.transcribe(&hum(5), &options).unwrap(), hugging_face.transcribe(&hum(5), &options).unwrap());
-    let tokens = |output: &Output| output.spans.iter().flat_map(|span| span.tokens.clone()).collect::<Vec<_>>();
+    let (a, b) = (
+        ctranslate2.transcribe(&hum(5), &options).unwrap(),
+        hugging_face.transcribe(&hum(5), &options).unwrap(),
+    );
+    let tokens =
+        |output: &Output| output.spans.iter().flat_map(|span| span.tokens.clone()).collect::<Vec<_>>();
     assert_eq!((&a.language, tokens(&a)), (&b.language, tokens(&b)));
     assert!(a.language_probability > 0.0 && a.language_probability < 1.0);
 }
@@ -226,12 +260,21 @@ fn what_cannot_be_done_is_refused_with_a_reason() {
     refuse(&english, language("de"), "does not know the language \"de\"; it knows en");
     refuse(&multilingual, language("klingon"), "it knows en zh de");
     refuse(&multilingual, language("yue"), "does not know the language \"yue\"");
-    refuse(&english, Options { task: Task::Translate, ..Options::default() }, "is English-only and cannot translate");
+    refuse(
+        &english,
+        Options { task: Task::Translate, ..Options::default() },
+        "is English-only and cannot translate",
+    );
     refuse(&english, Options { temperatures: vec![], ..Options::default() }, "at least one");
-    refuse(&english, Options { temperatures: vec![f32::NAN], ..Options::default() }, "temperatures are 0 to 2");
+    refuse(
+        &english,
+        Options { temperatures: vec![f32::NAN], ..Options::default() },
+        "temperatures are 0 to 2",
+    );
     refuse(&english, Options { candidates: 0, ..Options::default() }, "1 to 64 candidates");
     assert!(multilingual.check(&Options { task: Task::Translate, ..language("German") }).is_ok());
-    let message = english.transcribe(&vec![0; SEGMENT_SAMPLES_MAX + 1], &Options::default()).unwrap_err().to_string();
+    let message =
+        english.transcribe(&vec![0; SEGMENT_SAMPLES_MAX + 1], &Options::default()).unwrap_err().to_string();
     assert!(message.contains("at most 30 s"), "{message}");
 }
 
@@ -252,7 +295,10 @@ fn damaged_weights_are_named() {
     for keep in [0, 3, 100, whole.len() / 2, whole.len() - 1] {
         fs::write(&file, &whole[..keep]).unwrap();
         let message = Engine::load(folder.path(), 1).err().unwrap().to_string();
-        assert!(message.contains("model.bin is damaged") && message.contains("download the model again"), "{message}");
+        assert!(
+            message.contains("model.bin is damaged") && message.contains("download the model again"),
+            "{message}"
+        );
     }
     // A weight that is not a number.
     let mut bad = whole.clone();
@@ -267,7 +313,9 @@ fn damaged_weights_are_named() {
 
 /// Folder of an environment variable, or a plain line saying that the test does not run.
 fn given(variable: &str, inside: &str) -> Option<PathBuf> {
-    let folder = env::var_os(variable).map(|folder| PathBuf::from(folder).join(inside)).filter(|folder| folder.exists());
+    let folder = env::var_os(variable)
+        .map(|folder| PathBuf::from(folder).join(inside))
+        .filter(|folder| folder.exists());
     if folder.is_none() {
         eprintln!("skipped: {variable} names no folder with {inside:?}");
     }
@@ -288,13 +336,16 @@ fn text(output: &Output) -> String {
 
 #[test]
 fn real_speech_is_read_as_faster_whisper_reads_it() {
-    let (Some(model), Some(clips)) = (given("VOICEFORGE_TEST_MODELS", "tiny.en"), given("VOICEFORGE_TEST_CLIPS", "beckett.wav")) else {
+    let (Some(model), Some(clips)) =
+        (given("VOICEFORGE_TEST_MODELS", "tiny.en"), given("VOICEFORGE_TEST_CLIPS", "beckett.wav"))
+    else {
         return;
     };
     let engine = Engine::load(&model, 2).unwrap();
     let clips = clips.parent().unwrap();
     let output = engine.transcribe(&speech(clips.join("beckett.wav")), &Options::default()).unwrap();
-    let times: Vec<_> = output.spans.iter().map(|span| (span.start_ms, span.end_ms, span.text.as_str())).collect();
+    let times: Vec<_> =
+        output.spans.iter().map(|span| (span.start_ms, span.end_ms, span.text.as_str())).collect();
     assert_eq!(
         times,
         [
@@ -330,7 +381,9 @@ fn real_speech_is_read_as_faster_whisper_reads_it() {
 
 #[test]
 fn a_multilingual_model_hears_which_language_is_spoken() {
-    let (Some(model), Some(clips)) = (given("VOICEFORGE_TEST_MODELS", "base"), given("VOICEFORGE_TEST_CLIPS", "beckett.wav")) else {
+    let (Some(model), Some(clips)) =
+        (given("VOICEFORGE_TEST_MODELS", "base"), given("VOICEFORGE_TEST_CLIPS", "beckett.wav"))
+    else {
         return;
     };
     let engine = Engine::load(&model, 2).unwrap();
@@ -341,7 +394,8 @@ fn a_multilingual_model_hears_which_language_is_spoken() {
     assert!(output.language_probability > 0.9, "{}", output.language_probability);
     let spoken = text(&output).to_lowercase();
     assert!(spoken.contains("had then leisure to consider how much there might be"), "{spoken}");
-    let given = engine.transcribe(&pcm, &Options { language: Some("english".into()), ..Options::default() }).unwrap();
+    let given =
+        engine.transcribe(&pcm, &Options { language: Some("english".into()), ..Options::default() }).unwrap();
     assert_eq!((given.language_probability, given.spans), (1.0, output.spans));
 }
 
@@ -352,8 +406,14 @@ fn real_vocabularies_agree_with_their_lists_and_with_tokenizers() {
     let tokens = Tokens::load(model, crate::model::weights::Format::Ctranslate2, 51_864).unwrap();
     // What the Python package tokenizers 0.23 gives for the same file.
     let cases: [(&str, &[u32]); 6] = [
-        (" Hello,  world!\n\nIt's 1984's  end. ", &[18435, 11, 220, 995, 0, 198, 198, 1026, 338, 12844, 338, 220, 886, 13, 220]),
-        ("naïve café — 日本語テスト 😀", &[2616, 38776, 40304, 851, 10545, 245, 98, 17312, 105, 45739, 252, 24336, 43302, 30325, 222]),
+        (
+            " Hello,  world!\n\nIt's 1984's  end. ",
+            &[18435, 11, 220, 995, 0, 198, 198, 1026, 338, 12844, 338, 220, 886, 13, 220],
+        ),
+        (
+            "naïve café — 日本語テスト 😀",
+            &[2616, 38776, 40304, 851, 10545, 245, 98, 17312, 105, 45739, 252, 24336, 43302, 30325, 222],
+        ),
         ("don't WE'LL they're", &[9099, 470, 12887, 6, 3069, 484, 821]),
         ("   leading", &[220, 220, 3756]),
         ("tab\tand\u{a0}nbsp", &[8658, 197, 392, 1849, 77, 24145]),

@@ -13,7 +13,11 @@ fn check(mels: usize, golden: &[(usize, [f32; 8])]) {
     for (frame, expected) in golden {
         for (i, expected) in expected.iter().enumerate() {
             let got = mel.values()[(i * mels / 8) * mel.frames() + frame];
-            assert!((got - expected).abs() < 2e-4, "frame {frame}, band {}: {got} is not {expected}", i * mels / 8);
+            assert!(
+                (got - expected).abs() < 2e-4,
+                "frame {frame}, band {}: {got} is not {expected}",
+                i * mels / 8
+            );
         }
     }
 }

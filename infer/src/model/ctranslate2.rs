@@ -35,7 +35,14 @@ pub(super) fn open(folder: &Path) -> Result<Found, LoadError> {
             .ok_or_else(|| LoadError::damaged(&file, format!("{side}/num_heads is missing")))
     };
     let heads = (heads("encoder")?, heads("decoder")?);
-    Ok(Found { format: Format::Ctranslate2, files: vec![file.clone()], file, maps: vec![bytes], tensors, heads })
+    Ok(Found {
+        format: Format::Ctranslate2,
+        files: vec![file.clone()],
+        file,
+        maps: vec![bytes],
+        tensors,
+        heads,
+    })
 }
 
 /// Walks the file without touching the elements.
@@ -45,12 +52,17 @@ fn list(bytes: &[u8], file: &Path) -> Result<HashMap<String, Tensor>, LoadError>
     if !(4..=6).contains(&version) {
         return Err(LoadError::unsupported(
             file,
-            format!("it begins with binary version {version}; CTranslate2 versions 4 to 6 are read: convert the model again"),
+            format!(
+                "it begins with binary version {version}; CTranslate2 versions 4 to 6 are read: convert the model again"
+            ),
         ));
     }
     let spec = reader.string()?;
     if spec != "WhisperSpec" {
-        return Err(LoadError::unsupported(file, format!("it is a CTranslate2 model of kind {spec:?}, not Whisper")));
+        return Err(LoadError::unsupported(
+            file,
+            format!("it is a CTranslate2 model of kind {spec:?}, not Whisper"),
+        ));
     }
     let _revision = reader.u32()?;
     let count = reader.u32()?;
@@ -62,7 +74,9 @@ fn list(bytes: &[u8], file: &Path) -> Result<HashMap<String, Tensor>, LoadError>
     for _ in 0..reader.u32()? {
         let (alias, name) = (reader.string()?, reader.string()?);
         let tensor = tensors.get(&name).cloned();
-        let tensor = tensor.ok_or_else(|| LoadError::damaged(file, format!("{alias} stands for {name}, which is missing")))?;
+        let tensor = tensor.ok_or_else(|| {
+            LoadError::damaged(file, format!("{alias} stands for {name}, which is missing"))
+        })?;
         tensors.insert(alias, tensor);
     }
     Ok(tensors)

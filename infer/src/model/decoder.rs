@@ -137,11 +137,22 @@ impl Decoder {
     pub fn cache(&self, capacity: usize) -> Cache {
         let capacity = capacity.min(self.dims.text_positions);
         let layer = || vec![0.0; capacity * self.dims.width];
-        Cache { capacity, width: self.dims.width, layers: self.layers.iter().map(|_| (layer(), layer())).collect() }
+        Cache {
+            capacity,
+            width: self.dims.width,
+            layers: self.layers.iter().map(|_| (layer(), layer())).collect(),
+        }
     }
 
     /// Runs tokens and writes the logits (wanted, vocabulary) that follow those items whose indices are `wanted`.
-    pub fn run(&self, heard: &Heard, cache: &mut Cache, items: &[Item], wanted: &[usize], logits: &mut Vec<f32>) {
+    pub fn run(
+        &self,
+        heard: &Heard,
+        cache: &mut Cache,
+        items: &[Item],
+        wanted: &[usize],
+        logits: &mut Vec<f32>,
+    ) {
         let Dims { width, inner, vocabulary, .. } = self.dims;
         let mut x = vec![0.0; items.len() * width];
         for (item, x) in items.iter().zip(x.chunks_exact_mut(width)) {
@@ -182,7 +193,15 @@ impl Decoder {
     }
 
     /// Attention of each item to its row's tokens up to itself: mixed (items, width).
-    fn attend_text(&self, items: &[Item], qkv: &[f32], keys: &[f32], values: &[f32], capacity: usize, mixed: &mut [f32]) {
+    fn attend_text(
+        &self,
+        items: &[Item],
+        qkv: &[f32],
+        keys: &[f32],
+        values: &[f32],
+        capacity: usize,
+        mixed: &mut [f32],
+    ) {
         let Dims { width, decoder_heads: heads, .. } = self.dims;
         let head_width = width / heads;
         let scale = 1.0 / (head_width as f32).sqrt();
@@ -229,13 +248,27 @@ impl Decoder {
             let keys = Matrix::rows(&heard.keys[head * head_size..][..head_size], head_width);
             let values = Matrix::rows(&heard.values[head * head_size..][..head_size], head_width);
             let queries = Matrix::rows(&queries[head * head_width..], width);
-            multiply([items, AUDIO_POSITIONS, head_width], queries, keys.transposed(), &mut scores, AUDIO_POSITIONS, true);
+            multiply(
+                [items, AUDIO_POSITIONS, head_width],
+                queries,
+                keys.transposed(),
+                &mut scores,
+                AUDIO_POSITIONS,
+                true,
+            );
             for row in scores.chunks_exact_mut(AUDIO_POSITIONS) {
                 row.iter_mut().for_each(|score| *score *= scale);
                 softmax(row);
             }
             let scores = Matrix::rows(&scores, AUDIO_POSITIONS);
-            multiply([items, head_width, AUDIO_POSITIONS], scores, values, &mut mixed[head * head_width..], width, true);
+            multiply(
+                [items, head_width, AUDIO_POSITIONS],
+                scores,
+                values,
+                &mut mixed[head * head_width..],
+                width,
+                true,
+            );
         }
     }
 }

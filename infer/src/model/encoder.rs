@@ -120,15 +120,31 @@ impl Encoder {
             let mut scores = vec![0.0; queries * AUDIO_POSITIONS];
             let rows = &qkv[block * QUERY_BLOCK * 3 * width..];
             for head in 0..heads {
-                let view = |data, part: usize| Matrix::rows(&<&[f32]>::from(data)[part * width + head * head_width..], 3 * width);
+                let view = |data, part: usize| {
+                    Matrix::rows(&<&[f32]>::from(data)[part * width + head * head_width..], 3 * width)
+                };
                 let (query, key, value) = (view(rows, 0), view(qkv, 1), view(qkv, 2));
-                multiply([queries, AUDIO_POSITIONS, head_width], query, key.transposed(), &mut scores, AUDIO_POSITIONS, false);
+                multiply(
+                    [queries, AUDIO_POSITIONS, head_width],
+                    query,
+                    key.transposed(),
+                    &mut scores,
+                    AUDIO_POSITIONS,
+                    false,
+                );
                 for row in scores.chunks_exact_mut(AUDIO_POSITIONS) {
                     row.iter_mut().for_each(|score| *score *= scale);
                     softmax(row);
                 }
                 let scores = Matrix::rows(&scores, AUDIO_POSITIONS);
-                multiply([queries, head_width, AUDIO_POSITIONS], scores, value, &mut mixed[head * head_width..], width, false);
+                multiply(
+                    [queries, head_width, AUDIO_POSITIONS],
+                    scores,
+                    value,
+                    &mut mixed[head * head_width..],
+                    width,
+                    false,
+                );
             }
         });
     }
@@ -141,7 +157,8 @@ impl Conv {
         for output in 0..outputs {
             for input in 0..inputs {
                 for tap in 0..TAPS {
-                    ordered[(output * TAPS + tap) * inputs + input] = stored[(output * inputs + input) * TAPS + tap];
+                    ordered[(output * TAPS + tap) * inputs + input] =
+                        stored[(output * inputs + input) * TAPS + tap];
                 }
             }
         }

@@ -23,7 +23,10 @@ pub(super) fn open(folder: &Path) -> Result<Found, LoadError> {
     let config_file = folder.join("config.json");
     let config: Config = read_json(&config_file)?;
     if config.model_type != "whisper" {
-        return Err(LoadError::unsupported(&config_file, format!("it describes a {:?} model, not whisper", config.model_type)));
+        return Err(LoadError::unsupported(
+            &config_file,
+            format!("it describes a {:?} model, not whisper", config.model_type),
+        ));
     }
     if config.activation_function != "gelu" {
         return Err(LoadError::unsupported(
@@ -34,8 +37,13 @@ pub(super) fn open(folder: &Path) -> Result<Found, LoadError> {
     let (file, names) = if folder.join(INDEX).is_file() {
         let index: Index = read_json(&folder.join(INDEX))?;
         let names: BTreeSet<String> = index.weight_map.into_values().collect();
-        if let Some(name) = names.iter().find(|name| Path::new(name).file_name().is_none_or(|file| file != name.as_str())) {
-            return Err(LoadError::damaged(&folder.join(INDEX), format!("it points outside its folder, to {name:?}")));
+        if let Some(name) =
+            names.iter().find(|name| Path::new(name).file_name().is_none_or(|file| file != name.as_str()))
+        {
+            return Err(LoadError::damaged(
+                &folder.join(INDEX),
+                format!("it points outside its folder, to {name:?}"),
+            ));
         }
         (folder.join(INDEX), names.into_iter().collect())
     } else {
@@ -79,17 +87,25 @@ fn read_json<T: serde::de::DeserializeOwned>(file: &Path) -> Result<T, LoadError
     serde_json::from_slice(&text).map_err(|error| LoadError::damaged(file, error))
 }
 
-fn list(bytes: &[u8], file: &Path, piece: usize, tensors: &mut HashMap<String, Tensor>) -> Result<(), LoadError> {
+fn list(
+    bytes: &[u8],
+    file: &Path,
+    piece: usize,
+    tensors: &mut HashMap<String, Tensor>,
+) -> Result<(), LoadError> {
     let stored = SafeTensors::deserialize(bytes).map_err(|error| LoadError::damaged(file, error))?;
     for (name, view) in stored.iter() {
         let kind = match view.dtype() {
             Dtype::F32 => Kind::F32,
             Dtype::F16 => Kind::F16,
             Dtype::BF16 => Kind::Bf16,
-            other => return Err(LoadError::unsupported(file, format!("{name} has elements of type {other:?}"))),
+            other => {
+                return Err(LoadError::unsupported(file, format!("{name} has elements of type {other:?}")));
+            }
         };
         let start = view.data().as_ptr().addr() - bytes.as_ptr().addr();
-        let tensor = Tensor { map: piece, start, end: start + view.data().len(), shape: view.shape().to_vec(), kind };
+        let tensor =
+            Tensor { map: piece, start, end: start + view.data().len(), shape: view.shape().to_vec(), kind };
         // Some exports drop the outer "model.".
         let name = name.strip_prefix("model.").unwrap_or(name);
         tensors.insert(name.to_owned(), tensor);

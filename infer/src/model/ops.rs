@@ -59,7 +59,11 @@ impl Linear {
 
     fn accumulate(&self, x: &[f32], y: &mut [f32]) {
         let rows = x.len() / self.inputs;
-        assert_eq!((x.len(), y.len()), (rows * self.inputs, rows * self.outputs), "x (rows, inputs), y (rows, outputs)");
+        assert_eq!(
+            (x.len(), y.len()),
+            (rows * self.inputs, rows * self.outputs),
+            "x (rows, inputs), y (rows, outputs)"
+        );
         if rows >= GEMM_ROWS_MIN {
             let weights = Matrix { data: &self.weights, row_stride: 1, column_stride: self.inputs };
             let size = [rows, self.outputs, self.inputs];
@@ -115,7 +119,9 @@ impl<'a> Matrix<'a> {
     }
 
     fn covers(&self, rows: usize, columns: usize) -> bool {
-        rows == 0 || columns == 0 || (rows - 1) * self.row_stride + (columns - 1) * self.column_stride < self.data.len()
+        rows == 0
+            || columns == 0
+            || (rows - 1) * self.row_stride + (columns - 1) * self.column_stride < self.data.len()
     }
 }
 
@@ -130,7 +136,15 @@ pub fn multiply_add(size: [usize; 3], a: Matrix, b: Matrix, y: &mut [f32], y_str
     product(size, a, b, y, y_stride, split, true);
 }
 
-fn product([m, n, k]: [usize; 3], a: Matrix, b: Matrix, y: &mut [f32], y_stride: usize, split: bool, add: bool) {
+fn product(
+    [m, n, k]: [usize; 3],
+    a: Matrix,
+    b: Matrix,
+    y: &mut [f32],
+    y_stride: usize,
+    split: bool,
+    add: bool,
+) {
     assert!(a.covers(m, k), "a is (m, k)");
     assert!(b.covers(k, n), "b is (k, n)");
     assert!(Matrix::rows(y, y_stride).covers(m, n) && y_stride >= n, "y is (m, n)");
@@ -311,7 +325,9 @@ mod x86 {
         for (a, b) in a_blocks.iter().zip(b_blocks) {
             for (part, sum) in sums.iter_mut().enumerate() {
                 // SAFETY: 16 of the 64 elements begin at 16 * part.
-                let (a, b) = unsafe { (_mm512_loadu_ps(a.as_ptr().add(16 * part)), _mm512_loadu_ps(b.as_ptr().add(16 * part))) };
+                let (a, b) = unsafe {
+                    (_mm512_loadu_ps(a.as_ptr().add(16 * part)), _mm512_loadu_ps(b.as_ptr().add(16 * part)))
+                };
                 *sum = _mm512_fmadd_ps(a, b, *sum);
             }
         }
@@ -328,7 +344,9 @@ mod x86 {
         for (a, b) in a_blocks.iter().zip(b_blocks) {
             for (part, sum) in sums.iter_mut().enumerate() {
                 // SAFETY: 8 of the 32 elements begin at 8 * part.
-                let (a, b) = unsafe { (_mm256_loadu_ps(a.as_ptr().add(8 * part)), _mm256_loadu_ps(b.as_ptr().add(8 * part))) };
+                let (a, b) = unsafe {
+                    (_mm256_loadu_ps(a.as_ptr().add(8 * part)), _mm256_loadu_ps(b.as_ptr().add(8 * part)))
+                };
                 *sum = _mm256_fmadd_ps(a, b, *sum);
             }
         }

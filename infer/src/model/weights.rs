@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 use memmap2::Mmap;
 
-use super::{LoadError, ctranslate2, hugging_face};
 use super::ops::{Linear, Norm};
+use super::{LoadError, ctranslate2, hugging_face};
 
 /// An opened model folder: its files mapped, its tensors listed, nothing copied yet.
 pub struct Weights {
@@ -86,7 +86,8 @@ impl Weights {
             return Err(LoadError::Missing {
                 folder: folder.to_owned(),
                 missing: "model.bin or model.safetensors".into(),
-                remedy: "name a folder of faster-whisper (CTranslate2) or Hugging Face safetensors weights".into(),
+                remedy: "name a folder of faster-whisper (CTranslate2) or Hugging Face safetensors weights"
+                    .into(),
             });
         };
         let Found { format, file, files, maps, tensors, heads } = found;
@@ -123,7 +124,10 @@ impl Weights {
         let part = self.parts(name).remove(0);
         let tensor = self.tensors.get(&part).ok_or_else(|| self.lacks(&part))?;
         tensor.shape.as_slice().try_into().map_err(|_| {
-            LoadError::unsupported(&self.file, format!("{part} has shape {:?}, which is not of rank {RANK}", tensor.shape))
+            LoadError::unsupported(
+                &self.file,
+                format!("{part} has shape {:?}, which is not of rank {RANK}", tensor.shape),
+            )
         })
     }
 
@@ -134,7 +138,10 @@ impl Weights {
 
     /// Reads `<prefix>/gamma` and `<prefix>/beta`, each (width).
     pub(super) fn norm(&self, prefix: &str, width: usize) -> Result<Norm, LoadError> {
-        Ok(Norm { gamma: self.read(&format!("{prefix}/gamma"), &[width])?, beta: self.read(&format!("{prefix}/beta"), &[width])? })
+        Ok(Norm {
+            gamma: self.read(&format!("{prefix}/gamma"), &[width])?,
+            beta: self.read(&format!("{prefix}/beta"), &[width])?,
+        })
     }
 
     /// Reads `<prefix>/weight` (outputs, inputs) and `<prefix>/bias` (outputs).
@@ -182,7 +189,9 @@ impl Weights {
             Kind::F16 => values.extend(bytes.as_chunks().0.iter().map(|x| f16::from_le_bytes(*x).to_f32())),
             Kind::Bf16 => values.extend(bytes.as_chunks().0.iter().map(|x| bf16::from_le_bytes(*x).to_f32())),
             Kind::I8 | Kind::I16 => return self.append_quantised(name, tensor, values),
-            Kind::I32 => return Err(LoadError::unsupported(&self.file, format!("{name} holds whole numbers"))),
+            Kind::I32 => {
+                return Err(LoadError::unsupported(&self.file, format!("{name} holds whole numbers")));
+            }
         }
         if values.iter().any(|x| !x.is_finite()) {
             return Err(LoadError::damaged(&self.file, format!("{name} holds values that are not numbers")));
@@ -200,14 +209,19 @@ impl Weights {
         if scale.kind != Kind::F32 || (count != 1 && count != rows) {
             return Err(LoadError::unsupported(&self.file, format!("{scale_name} does not fit {name}")));
         }
-        let scales: Vec<f32> =
-            self.maps[scale.map][scale.start..scale.end].as_chunks().0.iter().map(|x| f32::from_le_bytes(*x)).collect();
+        let scales: Vec<f32> = self.maps[scale.map][scale.start..scale.end]
+            .as_chunks()
+            .0
+            .iter()
+            .map(|x| f32::from_le_bytes(*x))
+            .collect();
         let bytes = &self.maps[tensor.map][tensor.start..tensor.end];
         for (row, bytes) in bytes.chunks_exact((width * tensor.kind.bytes()).max(1)).enumerate() {
             let scale = scales[if count == 1 { 0 } else { row }];
             match tensor.kind {
                 Kind::I8 => values.extend(bytes.iter().map(|x| f32::from(x.cast_signed()) / scale)),
-                _ => values.extend(bytes.as_chunks().0.iter().map(|x| f32::from(i16::from_le_bytes(*x)) / scale)),
+                _ => values
+                    .extend(bytes.as_chunks().0.iter().map(|x| f32::from(i16::from_le_bytes(*x)) / scale)),
             }
         }
         if values.iter().any(|x| !x.is_finite()) {

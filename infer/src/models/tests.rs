@@ -8,7 +8,10 @@ fn an_unknown_name_lists_what_is_there() {
     assert_eq!(resolve(folder.path(), "base").unwrap(), folder.path().join("base"));
     for name in ["huge", "../base", "", "base/"] {
         let message = resolve(folder.path(), name).unwrap_err().to_string();
-        assert!(message.contains("there is: base, tiny.en") && message.contains(&format!("{name:?}")), "{message}");
+        assert!(
+            message.contains("there is: base, tiny.en") && message.contains(&format!("{name:?}")),
+            "{message}"
+        );
     }
 }
 

@@ -39,7 +39,11 @@ fn check(rules: &Rules, sampled: &[u32], raised: &[(u32, f32)], texts: &[u32], t
     assert_eq!(open_texts, texts, "texts behind {sampled:?}");
     let span = open_times.first().map(|first| (first - T, open_times[open_times.len() - 1] - T));
     assert_eq!(span, times, "timestamps behind {sampled:?}");
-    assert_eq!(span.map_or(0, |(first, last)| last - first + 1) as usize, open_times.len(), "timestamps have no gap");
+    assert_eq!(
+        span.map_or(0, |(first, last)| last - first + 1) as usize,
+        open_times.len(),
+        "timestamps have no gap"
+    );
 }
 
 const TEXTS_AND_END: [u32; 10] = [0, 1, 2, 3, 5, 6, 7, 8, 9, END];
@@ -130,7 +134,8 @@ fn sampling_follows_the_temperature_and_the_seed() {
     (logits[2], logits[5]) = (0.0, 1.0);
     let share = |temperature: f32, seed: u64| {
         let mut random = Random::new(seed);
-        (0..20_000).filter(|_| choose(&logits, temperature, END, &mut random).0 == 5).count() as f64 / 20_000.0
+        (0..20_000).filter(|_| choose(&logits, temperature, END, &mut random).0 == 5).count() as f64
+            / 20_000.0
     };
     // e / (1 + e) at temperature 1, e^2 / (1 + e^2) at 0.5.
     assert!((share(1.0, 1) - 0.731).abs() < 0.01, "{}", share(1.0, 1));

@@ -17,7 +17,8 @@ const SPECIAL: Special = Special {
 #[track_caller]
 fn check(tokens: &[u32], expected: &[(u64, u64, &[u32])], next: usize) {
     let (pieces, seek) = cut(tokens, SPECIAL, 200, 1_000);
-    let got: Vec<_> = pieces.iter().map(|piece| (piece.start_ms, piece.end_ms, piece.tokens.as_slice())).collect();
+    let got: Vec<_> =
+        pieces.iter().map(|piece| (piece.start_ms, piece.end_ms, piece.tokens.as_slice())).collect();
     assert_eq!((got.as_slice(), seek), (expected, next));
 }
 

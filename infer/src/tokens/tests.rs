@@ -7,14 +7,27 @@ fn small() -> Tokens {
     letters.sort();
     let mut list: Vec<String> = letters.iter().map(char::to_string).collect();
     list.extend(["he", "ll", "hell", "Ġw", "or", "hello", "Ġ("].map(String::from));
-    let special =
-        ["endoftext", "startoftranscript", "en", "translate", "transcribe", "startoflm", "startofprev", "nocaptions", "notimestamps"];
+    let special = [
+        "endoftext",
+        "startoftranscript",
+        "en",
+        "translate",
+        "transcribe",
+        "startoflm",
+        "startofprev",
+        "nocaptions",
+        "notimestamps",
+    ];
     list.extend(special.map(|name| format!("<|{name}|>")));
     Tokens::new(list, 51_864).expect("the list has what is needed")
 }
 
 fn spelled(tokens: &Tokens, text: &str) -> Vec<String> {
-    tokens.encode(text).iter().map(|token| String::from_utf8_lossy(&tokens.bytes[*token as usize]).into_owned()).collect()
+    tokens
+        .encode(text)
+        .iter()
+        .map(|token| String::from_utf8_lossy(&tokens.bytes[*token as usize]).into_owned())
+        .collect()
 }
 
 #[test]
@@ -39,7 +52,13 @@ fn words_are_split_as_gpt2_splits_them() {
 #[test]
 fn text_comes_back_whole() {
     let tokens = small();
-    for text in ["", " Hello,  world!\n\nIt's 1984's  end. ", "naïve café 日本語 😀", "<|endoftext|>", "tab\tand\u{a0}nbsp \u{0}"] {
+    for text in [
+        "",
+        " Hello,  world!\n\nIt's 1984's  end. ",
+        "naïve café 日本語 😀",
+        "<|endoftext|>",
+        "tab\tand\u{a0}nbsp \u{0}",
+    ] {
         assert_eq!(tokens.decode(&tokens.encode(text)), text);
         assert!(tokens.encode(text).iter().all(|token| *token < tokens.special.end));
     }
@@ -87,9 +106,11 @@ fn languages_go_by_code_and_name() {
 
 #[test]
 fn a_vocabulary_of_another_model_is_refused() {
-    let complaint = |list: &[&str]| Tokens::new(list.iter().map(|x| x.to_string()).collect(), 51_864).err().unwrap();
+    let complaint =
+        |list: &[&str]| Tokens::new(list.iter().map(|x| x.to_string()).collect(), 51_864).err().unwrap();
     assert!(complaint(&["a", "b"]).contains("has no token <|notimestamps|>"));
-    let mut list: Vec<String> = small().bytes.iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect();
+    let mut list: Vec<String> =
+        small().bytes.iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect();
     assert!(Tokens::new(list.clone(), 1_000).err().unwrap().contains("does not belong to these weights"));
     list[0] = "xx".into();
     assert!(Tokens::new(list, 51_864).err().unwrap().contains("lacks single bytes"));
@@ -99,8 +120,13 @@ fn a_vocabulary_of_another_model_is_refused() {
 fn a_folder_without_vocabulary_says_what_to_copy() {
     let folder = tempfile::tempdir().unwrap();
     let message = Tokens::load(folder.path(), Format::Ctranslate2, 51_864).err().unwrap().to_string();
-    assert!(message.contains("tokenizer.json or vocabulary.json or vocabulary.txt is missing; copy it"), "{message}");
-    for (text, complaint) in [("{", "is damaged"), (r#"{"model": {"vocab": {"a": 18446744073709551615}}}"#, "is damaged")] {
+    assert!(
+        message.contains("tokenizer.json or vocabulary.json or vocabulary.txt is missing; copy it"),
+        "{message}"
+    );
+    for (text, complaint) in
+        [("{", "is damaged"), (r#"{"model": {"vocab": {"a": 18446744073709551615}}}"#, "is damaged")]
+    {
         std::fs::write(folder.path().join("tokenizer.json"), text).unwrap();
         let message = Tokens::load(folder.path(), Format::Ctranslate2, 51_864).err().unwrap().to_string();
         assert!(message.contains("tokenizer.json") && message.contains(complaint), "{message}");

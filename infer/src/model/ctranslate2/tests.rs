@@ -51,13 +51,19 @@ fn a_file_cut_anywhere_is_damaged() {
     let bytes = sound();
     for end in 0..bytes.len() {
         let message = complaint(&bytes[..end]);
-        assert!(message.contains(&format!("it ends after {end} bytes")) && message.contains("download"), "{message}");
+        assert!(
+            message.contains(&format!("it ends after {end} bytes")) && message.contains("download"),
+            "{message}"
+        );
     }
 }
 
 #[test]
 fn foreign_files_say_what_they_are() {
-    assert!(complaint(&file(6, "TransformerSpec", &[("a", &[], 1, &[0])])).contains("of kind \"TransformerSpec\", not Whisper"));
+    assert!(
+        complaint(&file(6, "TransformerSpec", &[("a", &[], 1, &[0])]))
+            .contains("of kind \"TransformerSpec\", not Whisper")
+    );
     assert!(complaint(&file(9, "WhisperSpec", &[("a", &[], 1, &[0])])).contains("binary version 9"));
     assert!(complaint(b"PK\x03\x04 a zip archive").contains("binary version"));
     assert!(complaint(b"<!DOCTYPE html>").contains("model.bin cannot be used"));

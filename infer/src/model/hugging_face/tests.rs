@@ -35,9 +35,15 @@ fn folders_that_are_no_whisper_model_say_so() {
     let complaint = || open(folder.path()).err().unwrap().to_string();
     write(SINGLE, "not safetensors");
     assert!(complaint().contains("config.json"), "{}", complaint());
-    write("config.json", r#"{"model_type": "llama", "encoder_attention_heads": 6, "decoder_attention_heads": 6}"#);
+    write(
+        "config.json",
+        r#"{"model_type": "llama", "encoder_attention_heads": 6, "decoder_attention_heads": 6}"#,
+    );
     assert!(complaint().contains("it describes a \"llama\" model"), "{}", complaint());
-    write("config.json", r#"{"model_type": "whisper", "encoder_attention_heads": 6, "decoder_attention_heads": 6}"#);
+    write(
+        "config.json",
+        r#"{"model_type": "whisper", "encoder_attention_heads": 6, "decoder_attention_heads": 6}"#,
+    );
     assert!(complaint().contains("model.safetensors is damaged"), "{}", complaint());
     // A header length beyond the file, as a cut download has it.
     std::fs::write(folder.path().join(SINGLE), [0xff; 64]).unwrap();

@@ -18,12 +18,16 @@ fn check(got: &[f32], expected: &[f64], tolerance: f64) {
 /// Whether by dot products or by matrix multiplication, on one thread or several.
 #[test]
 fn a_layer_is_its_sum() {
-    for (rows, inputs, outputs) in [(1, 7, 3), (3, 65, 17), (8, 64, 33), (9, 100, 31), (40, 384, 5), (2, 384, 1_000)] {
-        let (x, weights, bias) = (numbers(rows * inputs, 1), numbers(outputs * inputs, 2), numbers(outputs, 3));
+    for (rows, inputs, outputs) in
+        [(1, 7, 3), (3, 65, 17), (8, 64, 33), (9, 100, 31), (40, 384, 5), (2, 384, 1_000)]
+    {
+        let (x, weights, bias) =
+            (numbers(rows * inputs, 1), numbers(outputs * inputs, 2), numbers(outputs, 3));
         let expected: Vec<f64> = (0..rows * outputs)
             .map(|i| {
                 let (row, output) = (&x[i / outputs * inputs..][..inputs], i % outputs);
-                let terms = row.iter().zip(&weights[output * inputs..]).map(|(x, w)| f64::from(*x) * f64::from(*w));
+                let terms =
+                    row.iter().zip(&weights[output * inputs..]).map(|(x, w)| f64::from(*x) * f64::from(*w));
                 terms.sum::<f64>() + f64::from(bias[output])
             })
             .collect();
@@ -64,7 +68,8 @@ fn normalisation_has_no_mean_and_unit_variance() {
     norm.apply(&x, &mut y);
     let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / 50.0;
     let variance = x.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / 50.0;
-    let expected: Vec<f64> = x.iter().map(|x| (f64::from(*x) - mean) / (variance + 1e-5).sqrt() * 2.0 + 1.0).collect();
+    let expected: Vec<f64> =
+        x.iter().map(|x| (f64::from(*x) - mean) / (variance + 1e-5).sqrt() * 2.0 + 1.0).collect();
     check(&y, &expected, 1e-5);
 }
 
@@ -86,7 +91,8 @@ fn softmax_and_its_logarithm_agree_with_the_definition() {
 fn gelu_is_the_exact_form() {
     let mut x = [-4.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0, 10.0];
     gelu(&mut x);
-    let expected = [-1.266_85e-4, -0.158_655_25, -0.154_268_77, 0.0, 0.345_731_23, 0.841_344_75, 2.995_950_3, 10.0];
+    let expected =
+        [-1.266_85e-4, -0.158_655_25, -0.154_268_77, 0.0, 0.345_731_23, 0.841_344_75, 2.995_950_3, 10.0];
     check(&x, &expected, 5e-7);
 }
 
@@ -101,7 +107,8 @@ fn attention_takes_strided_keys_and_values() {
     let expected: Vec<f64> =
         (0..5).map(|row| (0..20).map(|i| f64::from(query[i]) * key(row, i)).sum::<f64>() * 0.5).collect();
     check(&scores, &expected, 1e-5);
-    let expected: Vec<f64> = (0..20).map(|i| (0..5).map(|row| (row + 1) as f64 * 0.1 * key(row, i)).sum()).collect();
+    let expected: Vec<f64> =
+        (0..20).map(|i| (0..5).map(|row| (row + 1) as f64 * 0.1 * key(row, i)).sum()).collect();
     check(&mixed, &expected, 1e-5);
 }
 
