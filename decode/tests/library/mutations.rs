@@ -8,8 +8,8 @@ use crate::make::studio;
 use crate::run::{peak_memory_mib, run_bytes};
 
 const MUTATIONS_PER_FILE: u64 = 130;
-/// A file of two seconds decodes in milliseconds; this much is a hang.
-const TIME_MAX: Duration = Duration::from_secs(20);
+/// A file of two seconds decodes in milliseconds; this much is a hang even on a machine with much else to do.
+const TIME_MAX: Duration = Duration::from_secs(60);
 
 /// A generator with a fixed seed (xorshift64*): the same files in every run.
 struct Dice(u64);
