@@ -80,16 +80,20 @@ impl Keys {
     /// # Errors
     /// 401 without a valid key, 403 for a foreign web page, 429 over the rate, 503 without the database.
     pub async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Error> {
-        let (caller, id) = match bearer(headers)? {
-            Some(secret) => match self.find(secret).await? {
-                Some(key) => (Caller { tenant: key.tenant }, key.id),
-                None => return Err(unauthorized("the API key is not known or was revoked")),
-            },
+        let secret = bearer(headers)?;
+        let known = match secret {
+            Some(secret) => self.find(secret).await?,
+            None => None,
+        };
+        let (caller, id) = match known {
+            Some(key) => (Caller { tenant: key.tenant }, key.id),
             None if self.are_needed().await? => {
-                return Err(unauthorized(
-                    "an API key is needed: send the header `Authorization: Bearer vf_...`",
-                ));
+                return Err(unauthorized(match secret {
+                    Some(_) => "the API key is not known or was revoked",
+                    None => "an API key is needed: send the header `Authorization: Bearer vf_...`",
+                }));
             }
+            // Clients that cannot do without a key send anything to a server that has none.
             None => {
                 refuse_foreign_pages(headers)?;
                 (Caller { tenant: Tenant::default() }, Uuid::nil())

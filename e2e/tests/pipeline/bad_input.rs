@@ -22,7 +22,7 @@ fn bad_drops_are_answered_and_others_go_on() {
         let claims_hours = wav(u32::MAX - 100, &[0; 32_000]);
         let cases: Vec<(&str, &[u8], Vec<(&str, &str)>, &str, &str)> = vec![
             ("empty", b"", vec![], "rejected", "empty_audio"),
-            ("text", b"Dear sir or madam, this is no audio at all.", vec![], "failed", "not_audio"),
+            ("text", b"Dear sir or madam, this is no audio at all.", vec![], "rejected", "not_audio"),
             ("web page", b"<!DOCTYPE html><html><body>404</body></html>", vec![], "rejected", "not_audio"),
             ("silence", &silence, vec![], "complete", ""),
             ("claims hours", &claims_hours, vec![], "complete", ""),

@@ -3,20 +3,18 @@
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use e2e::word_errors;
+use e2e::{Clip, word_errors};
 use serde_json::Value;
 
 use crate::{PATIENCE, on_a_stack};
 
-/// The words tiny.en may get wrong in a hundred on read speech of the clips.
-const ERRORS_PER_100: usize = 15;
+/// The words tiny.en may get wrong in a hundred, over all that a test transcribes: it gets 4 to 7 wrong on these clips.
+const ERRORS_PER_100: usize = 12;
 
-fn assert_right(said: &str, heard: &str) {
-    let (errors, words) = (word_errors(said, heard), said.split_whitespace().count());
-    assert!(
-        errors * 100 <= words * ERRORS_PER_100,
-        "{errors} of {words} words wrong: {heard:?}, said was {said:?}"
-    );
+fn assert_right(heard: &[(Clip, String)]) {
+    let words: usize = heard.iter().map(|(clip, _)| clip.text.split_whitespace().count()).sum();
+    let errors: usize = heard.iter().map(|(clip, text)| word_errors(&clip.text, text)).sum();
+    assert!(errors * 100 <= words * ERRORS_PER_100, "{errors} of {words} words wrong: {heard:?}");
 }
 
 #[test]
@@ -43,7 +41,7 @@ fn a_clip_from_redis_cli_to_every_format() {
         assert_eq!(recording["status"], "complete", "{recording}");
         assert_eq!(recording["name"], "talk.mp3");
         let text = pipeline.text(&recording).await?;
-        assert_right(&clip.text, &text);
+        assert_right(&[(clip.clone(), text.clone())]);
 
         let id = recording["id"].as_str().context("an id")?;
         let path = |format: &str| format!("/v1/recordings/{id}/transcript?format={format}");
@@ -77,12 +75,15 @@ fn many_clips_through_the_api_and_a_long_one_in_parts() {
             let drop = pipeline.post(clip.bytes(), &format!("name={}", clip.name())).await?;
             drops.push((clip, drop));
         }
+        let mut heard = Vec::new();
         for (clip, drop) in drops {
             let recording = pipeline.ended(&drop, PATIENCE).await?;
             assert_eq!(recording["status"], "complete", "{recording}");
             assert_eq!(recording["name"], clip.name());
-            assert_right(&clip.text, &pipeline.text(&recording).await?);
+            let text = pipeline.text(&recording).await?;
+            heard.push((clip, text));
         }
+        assert_right(&heard);
         let (status, list) = pipeline.get("/v1/recordings?limit=3").await?;
         let list: Value = serde_json::from_str(&list)?;
         assert_eq!((status, list["items"].as_array().map(Vec::len)), (200, Some(3)), "{list}");
