@@ -24,8 +24,9 @@ pub enum Until {
     Transcript,
 }
 
-/// The smallest model mishears now and then; more wrong words than this in the demo's recording is a fault of ours.
-const WORD_ERRORS_MAX: usize = 3;
+/// The smallest model hears "ill-disposed" as "old-sposed" where the sentence stands alone, twice two of 70 words. More
+/// than a word beyond that is a fault of ours; a sentence that is missing is eight words or more.
+const WORD_ERRORS_MAX: usize = 5;
 
 /// Runs it.
 pub fn run(until: Until) -> Result<ExitCode> {
@@ -142,7 +143,6 @@ impl Up {
     }
 
     fn stop(&mut self) -> Result<()> {
-        say::title("stopping");
         servers::Identity::of(self.child.id()).signal(Signal::SIGTERM);
         let status = self.child.wait()?;
         if !status.success() {

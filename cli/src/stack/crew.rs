@@ -112,6 +112,13 @@ impl Crew {
                 bail!("{}", failures.join("\n"));
             }
         };
+        if postgres.folder() != postgres_options.folder {
+            (options.notice)(&format!(
+                "PostgreSQL's data is in {}: its user cannot enter {}",
+                postgres.folder().display(),
+                data.display()
+            ));
+        }
         let wished = options.port.or(port(Program::Api));
         let api_port = match servers::free_port(wished).context("find a port for the API") {
             Ok(port) if options.port.is_none_or(|asked| asked == port) => port,
