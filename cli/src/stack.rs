@@ -89,8 +89,11 @@ impl Stack {
     /// Dropping the future ends what it had started.
     pub async fn start(options: Options) -> Result<Stack> {
         let supervise = options.supervise;
-        let crew =
-            tokio::task::spawn_blocking(move || Crew::start(options)).await.context("start the stack")??;
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let _wanted = Wanted(Arc::clone(&cancelled));
+        let crew = tokio::task::spawn_blocking(move || Crew::start(options, &cancelled))
+            .await
+            .context("start the stack")??;
         let crew = Arc::new(Mutex::new(crew));
         let watch = supervise.then(|| tokio::spawn(watch(crew.clone())));
         Ok(Stack { crew, watch })

@@ -1,0 +1,86 @@
+//! What can be typed: the list of commands.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+use crate::config::Config;
+use crate::{down, drop, get, keys, list, models, search, status, transcribe, up};
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "voiceforge", version, about = "Turns audio into searchable transcripts.", after_help = EXAMPLES)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Without any service:
+  voiceforge models pull tiny.en              fetch a model, once
+  voiceforge transcribe talk.mp3              print what is said
+
+With the service:
+  voiceforge up                               start it on this machine; Ctrl-C stops it
+  voiceforge drop talk.mp3 --wait             hand audio in and print its transcript
+  voiceforge drop ~/recordings                hand in a folder; run it again to go on
+  voiceforge search \"budget OR forecast\"      find it again
+
+`voiceforge help COMMAND` explains each with examples. Exit codes: 0 all right, 1 it failed, 2 the command line is wrong.";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Transcribe files here and now, without any service
+    Transcribe(transcribe::Arguments),
+    /// Hand audio in: a file, a folder, or standard input
+    Drop(drop::Arguments),
+    /// Read a transcript
+    Get(get::Arguments),
+    /// List recordings, the newest first
+    List(list::Arguments),
+    /// Search what was said
+    Search(search::Arguments),
+    /// Start the whole service on this machine, private to one folder
+    Up(up::Arguments),
+    /// Stop what `up` started
+    Down(down::Arguments),
+    /// Tell how what `up` started is doing
+    Status(status::Arguments),
+    /// Make, list and revoke API keys
+    Keys(keys::Arguments),
+    /// Fetch and list models
+    Models(models::Arguments),
+}
+
+/// Does what was typed.
+///
+/// # Errors
+/// What went wrong and what to do about it, in one line.
+pub fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
+    service::install_tls();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    let ended = runtime.block_on(async {
+        match command {
+            Command::Transcribe(arguments) => transcribe::run(arguments, &config).await,
+            Command::Drop(arguments) => drop::run(arguments, &config).await,
+            Command::Get(arguments) => get::run(arguments, &config).await,
+            Command::List(arguments) => list::run(arguments, &config).await,
+            Command::Search(arguments) => search::run(arguments, &config).await,
+            Command::Up(arguments) => up::run(arguments, &config).await,
+            Command::Down(arguments) => down::run(arguments, &config).await,
+            Command::Status(arguments) => status::run(arguments, &config).await,
+            Command::Keys(arguments) => keys::run(arguments, &config).await,
+            Command::Models(arguments) => models::run(arguments, &config).await,
+        }
+    });
+    // A read of standard input cannot be cancelled and must not hold the process.
+    runtime.shutdown_background();
+    ended
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+use expect_test::expect_file;
+
+use super::{Arguments, Command};
+use crate::wishes::{Lane, Shape};
+
+/// The help of one command, as it looks a hundred columns wide.
+fn help(words: &[&str]) -> String {
+    let mut command = Arguments::command().term_width(100);
+    command.build();
+    for word in words {
+        command = command.find_subcommand(word).expect("the command is there").clone();
+    }
+    command.render_help().to_string()
+}
+
+#[test]
+fn every_help_teaches_by_example() {
+    expect_file!["help/voiceforge.txt"].assert_eq(&help(&[]));
+    expect_file!["help/transcribe.txt"].assert_eq(&help(&["transcribe"]));
+    expect_file!["help/drop.txt"].assert_eq(&help(&["drop"]));
+    expect_file!["help/get.txt"].assert_eq(&help(&["get"]));
+    expect_file!["help/list.txt"].assert_eq(&help(&["list"]));
+    expect_file!["help/search.txt"].assert_eq(&help(&["search"]));
+    expect_file!["help/up.txt"].assert_eq(&help(&["up"]));
+    expect_file!["help/down.txt"].assert_eq(&help(&["down"]));
+    expect_file!["help/status.txt"].assert_eq(&help(&["status"]));
+    expect_file!["help/keys.txt"].assert_eq(&help(&["keys"]));
+    expect_file!["help/models.txt"].assert_eq(&help(&["models"]));
+    expect_file!["help/models-pull.txt"].assert_eq(&help(&["models", "pull"]));
+    for command in Arguments::command().get_subcommands().filter(|command| command.get_name() != "help") {
+        let text = help(&[command.get_name()]);
+        assert!(text.contains("Examples:\n"), "{} shows no example", command.get_name());
+    }
+}
+
+fn parse(line: &str) -> Result<Command, ErrorKind> {
+    let words = std::iter::once("voiceforge").chain(line.split(' '));
+    Arguments::try_parse_from(words).map(|arguments| arguments.command).map_err(|error| error.kind())
+}
+
+#[test]
+fn what_is_typed_is_understood() {
+    let Ok(Command::Drop(drop)) = parse("drop talk.mp3 --wait --format json --lane rt --server http://127.0.0.1:9") else {
+        panic!("drop is a command");
+    };
+    assert_eq!((drop.path.to_str(), drop.wait, drop.format), (Some("talk.mp3"), true, Some(Shape::Json)));
+    assert_eq!((drop.lane, drop.server.server.map(String::from)), (Lane::Rt, Some("http://127.0.0.1:9/".to_owned())));
+
+    let Ok(Command::Transcribe(transcribe)) = parse("transcribe a.wav - --language de --task translate") else {
+        panic!("transcribe is a command");
+    };
+    assert_eq!(transcribe.files.len(), 2);
+    let fields = transcribe.wishes.fields();
+    assert_eq!(fields, [("language", "de"), ("task", "translate")].map(|(a, b)| (a.to_owned(), b.to_owned())));
+
+    let Ok(Command::Drop(raw)) = parse("drop - --redis redis://127.0.0.1 --tenant acme") else {
+        panic!("a tenant goes with the queue");
+    };
+    assert_eq!(raw.tenant.map(|tenant| tenant.to_string()).as_deref(), Some("acme"));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    for (line, kind) in [
+        ("drop", ErrorKind::MissingRequiredArgument),
+        ("drop a.wav --format pdf", ErrorKind::InvalidValue),
+        ("drop a.wav --lane replay", ErrorKind::InvalidValue),
+        ("drop a.wav --tenant acme", ErrorKind::MissingRequiredArgument),
+        ("drop a.wav --jobs 0", ErrorKind::ValueValidation),
+        ("transcribe", ErrorKind::MissingRequiredArgument),
+        ("get", ErrorKind::MissingRequiredArgument),
+        ("get id --about --format srt", ErrorKind::ArgumentConflict),
+        ("list --status odd", ErrorKind::ValueValidation),
+        ("search", ErrorKind::MissingRequiredArgument),
+        ("keys revoke 7", ErrorKind::ValueValidation),
+        ("models pull", ErrorKind::MissingRequiredArgument),
+        ("up --port 70000", ErrorKind::ValueValidation),
+        ("sing", ErrorKind::InvalidSubcommand),
+    ] {
+        assert_eq!(parse(line).err(), Some(kind), "{line}");
+    }
+}

