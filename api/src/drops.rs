@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use events::{Cause, Channels, IdError, Lane, Manifest, RecordingId, Task, Tenant};
+use events::{Cause, Manifest, RecordingId, Tenant};
 use futures::FutureExt;
 use service::store::{Key, StoreError};
 use service::telemetry::TraceContext;
@@ -17,27 +17,10 @@ use crate::api::Api;
 use crate::call::Call;
 use crate::keys::Caller;
 use crate::metrics;
+use crate::options::{Options, printable_name};
 use crate::params::{Params, shorten};
 use crate::reply::{Error, Kind};
 use crate::upload::{self, Body, Received, Takes};
-
-/// Limits of what travels in an event, in bytes; ingest has the same.
-const WORD_BYTES_MAX: usize = 512;
-const PROMPT_BYTES_MAX: usize = 8 * 1024;
-const METADATA_BYTES_MAX: usize = 16 * 1024;
-/// What begins the name of a metadata field.
-const METADATA: &str = "meta.";
-/// The name that stands for the deployment's own choice, because OpenAI's clients must name something.
-const DEFAULT_MODEL: &str = "whisper-1";
-
-/// What the fields of an upload ask for.
-#[derive(Debug, PartialEq)]
-pub struct Options {
-    /// The lane it goes in.
-    pub lane: Lane,
-    /// The options of the queue's entry.
-    pub fields: BTreeMap<String, String>,
-}
 
 /// Turns the fields of an upload into [`Options`] and whatever else its route wants; `models` are those at hand.
 pub type ReadOptions<T> = fn(
@@ -153,147 +136,6 @@ async fn hand_in(api: &Api, manifest: &Manifest) -> Result<(), (Error, Kept)> {
         }
         _ => (error, Kept::Nothing),
     })
-}
-
-/// Reads the options that all uploads have in common; what is wrong is noted in `params`.
-pub fn read_options(
-    params: &mut Params,
-    headers: &warp::http::HeaderMap,
-    models: &BTreeMap<String, ModelNote>,
-    lane: Lane,
-    task: Option<Task>,
-) -> Options {
-    let mut fields = BTreeMap::new();
-    let mut keep = |name: &str, value: Option<String>| {
-        if let Some(value) = value {
-            fields.insert(name.to_owned(), value);
-        }
-    };
-    let model = read_model(params, models);
-    let language = read_language(params, models, model.as_deref());
-    keep("model", model);
-    keep("language", language);
-    let task = match task {
-        Some(task) => Some(task),
-        None => params.parsed::<Task>("task"),
-    };
-    keep("task", task.filter(|&task| task != Task::default()).map(|task| task.to_string()));
-    keep("channels", params.parsed::<Channels>("channels").map(|channels| channels.to_string()));
-    keep("prompt", read_text(params, "prompt", PROMPT_BYTES_MAX));
-    keep("name", read_text(params, "name", WORD_BYTES_MAX));
-    keep("temperature", read_temperature(params));
-    keep("key", read_key(params, headers));
-
-    let metadata = params.prefixed(METADATA);
-    let bytes: usize = metadata.iter().map(|(name, value)| name.len() - METADATA.len() + value.len()).sum();
-    if bytes > METADATA_BYTES_MAX {
-        params.problem(
-            "meta.*",
-            format!("has {bytes} bytes in all; at most {METADATA_BYTES_MAX} travel with a recording"),
-        );
-    }
-    for (name, value) in metadata {
-        match check_text(&value, METADATA_BYTES_MAX) {
-            Ok(()) if name.len() > METADATA.len() && name.len() <= WORD_BYTES_MAX => keep(&name, Some(value)),
-            Ok(()) => params.problem(shorten(&name), "needs a name of 1 to 500 letters behind the dot"),
-            Err(problem) => params.problem(shorten(&name), problem),
-        }
-    }
-    Options { lane, fields }
-}
-
-/// A model by name; the default of the deployment is left for ingest to know.
-fn read_model(params: &mut Params, models: &BTreeMap<String, ModelNote>) -> Option<String> {
-    let name = params.text("model").filter(|name| name != DEFAULT_MODEL)?;
-    // Before the first worker has announced itself nobody knows what there will be.
-    if !models.is_empty() && !models.contains_key(&name) {
-        let known: Vec<_> = models.keys().map(String::as_str).collect();
-        let known = known.join(", ");
-        params.problem(
-            "model",
-            format!(
-                "{:?} is not known here; there are {known}, and {DEFAULT_MODEL} for the default",
-                shorten(&name)
-            ),
-        );
-        return None;
-    }
-    Some(name)
-}
-
-fn read_language(
-    params: &mut Params,
-    models: &BTreeMap<String, ModelNote>,
-    model: Option<&str>,
-) -> Option<String> {
-    let language = params.text("language")?.to_ascii_lowercase();
-    if language == "auto" {
-        return None;
-    }
-    let code = language.split(['-', '_']).next().unwrap_or_default().to_owned();
-    let is_language = transcript::language::NAMES.iter().any(|(known, _)| *known == code);
-    if !is_language {
-        let problem = format!(
-            "{:?} is not a language; expected an ISO 639-1 code such as en or de, or nothing to have it found",
-            shorten(&language)
-        );
-        params.problem("language", problem);
-        return None;
-    }
-    if let Some(note) =
-        model.and_then(|model| models.get(model)).filter(|note| !note.languages.contains(&code))
-    {
-        params.problem("language", format!("{code:?} is not a language that {} knows", note.name));
-    }
-    Some(code)
-}
-
-/// A temperature, or a ladder of them to climb when a result is poor.
-fn read_temperature(params: &mut Params) -> Option<String> {
-    let text = params.text("temperature")?;
-    let good = text.split(',').all(|t| t.trim().parse().is_ok_and(|t: f32| (0.0..=1.0).contains(&t)));
-    if !good {
-        params.problem("temperature", format!("is {:?}; expected a number from 0 to 1", shorten(&text)));
-    }
-    Some(text)
-}
-
-fn read_key(params: &mut Params, headers: &warp::http::HeaderMap) -> Option<String> {
-    let field = read_text(params, "key", WORD_BYTES_MAX);
-    let header = headers.get("idempotency-key").map(|value| value.to_str().unwrap_or("\0").to_owned());
-    let header = header.filter(|key| !key.is_empty());
-    if let Some(problem) = header.as_deref().and_then(|key| check_text(key, WORD_BYTES_MAX).err()) {
-        params.problem("Idempotency-Key", problem);
-    }
-    if field.is_some() && header.is_some() && field != header {
-        params.problem("key", "differs from the Idempotency-Key header; give one of them");
-    }
-    field.or(header)
-}
-
-fn read_text(params: &mut Params, name: &'static str, bytes_max: usize) -> Option<String> {
-    let text = params.text(name)?;
-    if let Err(problem) = check_text(&text, bytes_max) {
-        params.problem(name, problem);
-    }
-    Some(text)
-}
-
-fn check_text(text: &str, bytes_max: usize) -> Result<(), String> {
-    if text.len() > bytes_max {
-        return Err(format!("has {} bytes; at most {bytes_max} are taken", text.len()));
-    }
-    match text.chars().find(|c| c.is_control() && !matches!(c, '\t' | '\n' | '\r')) {
-        Some(odd) => Err(format!("holds the control character {odd:?}; leave it out")),
-        None => Ok(()),
-    }
-}
-
-/// The last part of a file's path, as far as it can be shown.
-fn printable_name(file_name: &str) -> Option<String> {
-    let last = file_name.rsplit(['/', '\\']).next().unwrap_or_default();
-    let name: String = last.chars().filter(|c| !c.is_control()).take(128).collect();
-    (!name.is_empty()).then_some(name)
 }
 
 /// What is known under an id.
@@ -443,21 +285,4 @@ async fn admitted(api: &Api, drop: String, manifest: Option<Manifest>, deadline:
 
 fn key(text: &str) -> Result<Key, Error> {
     Key::parse(text).map_err(Error::internal)
-}
-
-/// A lane that a client may choose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LaneChoice(pub Lane);
-
-impl std::str::FromStr for LaneChoice {
-    type Err = IdError;
-
-    fn from_str(text: &str) -> Result<LaneChoice, IdError> {
-        match text.parse()? {
-            Lane::Replay => {
-                Err(IdError { what: "lane for new audio", text: text.to_owned(), expected: "rt or batch" })
-            }
-            lane => Ok(LaneChoice(lane)),
-        }
-    }
 }

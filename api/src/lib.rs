@@ -4,6 +4,7 @@
 //! - [`recordings`], [`transcripts`], [`openai`], [`backlog`]: the handlers, each with its OpenAPI text beside it;
 //!   [`openapi`] gathers that.
 //! - [`upload`]: a body on its way into the audio store. [`drops`]: a drop taken in, found again and waited for.
+//! - [`options`]: what an upload asks for.
 //! - [`keys`]: who is calling, and how often they may. [`pressure`]: whether there is room for more.
 //! - [`call`], [`params`]: a request's headers, query and form. [`api`]: what all handlers share.
 //!
@@ -19,6 +20,7 @@ pub mod keys;
 pub mod metrics;
 pub mod openai;
 pub mod openapi;
+pub mod options;
 pub mod params;
 pub mod pressure;
 pub mod recordings;

@@ -16,7 +16,8 @@ use warp::reply::Response;
 
 use crate::api::Api;
 use crate::call::Call;
-use crate::drops::{self, Found, Options, ReadOptions};
+use crate::drops::{self, Found, ReadOptions};
+use crate::options::{self, Options};
 use crate::params::{Params, shorten};
 use crate::reply::{self, Error, ErrorBody, Kind};
 use crate::upload::{Body, Takes};
@@ -185,7 +186,7 @@ fn read_form(
                 .problem("timestamp_granularities", format!("is {:?}; expected segment", shorten(other))),
         }
     }
-    let mut options = drops::read_options(&mut params, headers, models, Lane::Rt, Some(task));
+    let mut options = options::read(&mut params, headers, models, Lane::Rt, Some(task));
     // 0 means to OpenAI what leaving it out means here: climb when a result is poor.
     if options.fields.get("temperature").is_some_and(|text| text.trim().parse() == Ok(0.0)) {
         options.fields.remove("temperature");

@@ -16,8 +16,9 @@ use warp::reply::Response;
 
 use crate::api::Api;
 use crate::call::Call;
-use crate::drops::{self, Found, LaneChoice, Options, Taken};
+use crate::drops::{self, Found, Taken};
 use crate::keys::Caller;
+use crate::options::{self, LaneChoice, Options};
 use crate::params::{Params, shorten};
 use crate::reply::{self, Error, ErrorBody, Kind};
 use crate::upload::{Body, Takes};
@@ -306,7 +307,7 @@ fn read_fields(
 ) -> Result<(Options, Option<Duration>), Error> {
     let lane = params.parsed::<LaneChoice>("lane").map_or(Lane::Batch, |LaneChoice(lane)| lane);
     let wait = read_wait(&mut params);
-    let options = drops::read_options(&mut params, headers, models, lane, None);
+    let options = options::read(&mut params, headers, models, lane, None);
     params.finish()?;
     Ok((options, wait))
 }

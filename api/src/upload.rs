@@ -201,7 +201,7 @@ fn too_large(announced: Option<u64>, limit: ByteSize) -> Error {
         _ => format!("more than {} bytes", limit.0),
     };
     let message = format!(
-        "the upload is too large: {received}, and the limit is {} bytes ({limit}). Send it in parts, or compressed; whoever runs this server sets the limit by VOICEFORGE_API_UPLOAD_LIMIT",
+        "the upload is too large: {received}, and the limit is {} bytes ({limit}). Send it compressed or in pieces; the operator sets the limit by VOICEFORGE_API_UPLOAD_LIMIT",
         limit.0
     );
     metrics::refused("upload_too_large".to_owned());

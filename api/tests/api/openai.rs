@@ -141,7 +141,7 @@ fn bad_requests_are_400_with_all_that_is_wrong() {
             async |fields: &[(&str, &str)]| world.post_form(TRANSCRIPTIONS, b"1", fields).await.error();
         expect!["400 invalid_request_error invalid_value model: `model` is missing: whisper-1 for the default, or a model of /v1/models"]
             .assert_eq(&refused(&[]).await);
-        expect![[r#"400 invalid_request_error invalid_value response_format: `response_format` is "diarized_json"; expected json, text, srt, vtt or verbose_json; `timestamp_granularities` cannot be word: this release has no times for words; `model` "gpt-4o-transcribe" is not known here; there are base, tiny.en, and whisper-1 for the default; `temperature` is "2"; expected a number from 0 to 1"#]]
+        expect![[r#"400 invalid_request_error invalid_value response_format: `response_format` is "diarized_json"; expected json, text, srt, vtt or verbose_json; `timestamp_granularities` cannot be word: this release has no times for words; `model` is "gpt-4o-transcribe", which is not known here; there are base, tiny.en, and whisper-1 for the default; `temperature` is "2"; expected a number from 0 to 1"#]]
             .assert_eq(&refused(&[
                 ("model", "gpt-4o-transcribe"), ("response_format", "diarized_json"), ("timestamp_granularities[]", "word"),
                 ("temperature", "2"),

@@ -142,7 +142,7 @@ fn search_finds_words_with_times_and_marks() {
     with_world(|world| async move {
         world.post_form("/v1/recordings", b"RIFF", &[("name", "one")]).await;
         let recording = world
-            .complete_next(Lane::Batch, &["the quick brown fox", "jumps over <b> lazy dogs"])
+            .complete_next(Lane::Batch, &["the quick brown fox", "jumps over lazy & tired dogs"])
             .await
             .recording;
         let found = world.get("/v1/search?q=dog").await.json();
@@ -150,7 +150,7 @@ fn search_finds_words_with_times_and_marks() {
         assert_eq!(hit["recording_id"], recording.to_string());
         assert_eq!((&hit["start_ms"], &hit["name"]), (&5000.into(), &"one".into()));
         assert_eq!(hit["segment"], format!("{recording}:0:0:1"));
-        expect!["jumps over &lt;b&gt; lazy <mark>dogs</mark>"].assert_eq(hit["snippet"].as_str().unwrap());
+        expect!["jumps over lazy &amp; tired <mark>dogs</mark>"].assert_eq(hit["snippet"].as_str().unwrap());
         assert_eq!(world.get("/v1/search?q=cat").await.json()["items"].as_array().unwrap().len(), 0);
         assert_eq!(
             world.get(&format!("/v1/search?q=fox&recording={recording}")).await.json()["items"]

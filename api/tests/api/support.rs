@@ -13,7 +13,7 @@ use service::admin::Readiness;
 use service::store::{AudioStore, Key};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use streams::memory::MemoryLog;
-use streams::{DropOutcome, Log, ModelNote, Source};
+use streams::{DropOutcome, Log, ModelNote, SharedLog, Source};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use views::{Entry, Options, Policies, Views};
@@ -28,6 +28,7 @@ pub struct World {
     pub store: AudioStore,
     pub views: Views,
     pub folder: tempfile::TempDir,
+    pub database_url: String,
     routes: BoxedFilter<(Response,)>,
     seq: AtomicU64,
 }
@@ -83,11 +84,9 @@ pub fn with_limits<F: Future<Output = ()> + Send + 'static>(
         let name = format!("api_{}", Uuid::new_v4().simple());
         let mut admin = PgConnection::connect(&server).await.unwrap();
         sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut admin).await.unwrap();
-        let options =
-            Options { acquire_timeout: Duration::from_secs(2), max_connections: 4, ..Options::default() };
-        let views = Views::connect(&replace_database(&server, &name), &options).await.unwrap();
-        views.migrate(&Policies::default()).await.unwrap();
-        let world = Arc::new(World::new(views, limits).await);
+        let url = replace_database(&server, &name);
+        let log = MemoryLog::new(4);
+        let world = Arc::new(World::new(&url, log.clone(), Arc::new(log), limits).await);
         let outcome = tokio::spawn(test(world)).await;
         let drop = format!("DROP DATABASE {name} WITH (FORCE)");
         sqlx::query(AssertSqlSafe(drop)).execute(&mut admin).await.unwrap();
@@ -113,10 +112,14 @@ fn replace_database(url: &str, name: &str) -> String {
 }
 
 impl World {
-    async fn new(views: Views, limits: Limits) -> World {
+    /// An API over `through`, which is `log` or what is put before it.
+    pub async fn new(database_url: &str, log: MemoryLog, through: SharedLog, limits: Limits) -> World {
+        let options =
+            Options { acquire_timeout: Duration::from_secs(1), max_connections: 4, ..Options::default() };
+        let views = Views::connect(database_url, &options).await.unwrap();
+        views.migrate(&Policies::default()).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let store = AudioStore::open(folder.path().to_str().unwrap()).unwrap();
-        let log = MemoryLog::new(4);
         log.ensure_groups("ingest", &[Source::Ingest(Lane::Batch), Source::Ingest(Lane::Rt)]).await.unwrap();
         for (name, multilingual, languages) in
             [("tiny.en", false, vec!["en"]), ("base", true, vec!["en", "de"])]
@@ -126,7 +129,7 @@ impl World {
             log.announce_model(&note).await.unwrap();
         }
         let api = Api::new(Parts {
-            log: Arc::new(log.clone()),
+            log: through,
             store: store.clone(),
             views: views.clone(),
             limits,
@@ -134,7 +137,16 @@ impl World {
             metrics: None,
         });
         let routes = routes::all(&api);
-        World { api, log, store, views, folder, routes, seq: AtomicU64::new(0) }
+        World {
+            api,
+            log,
+            store,
+            views,
+            folder,
+            database_url: database_url.to_owned(),
+            routes,
+            seq: AtomicU64::new(0),
+        }
     }
 
     /// Begins a request.
@@ -377,4 +389,41 @@ pub fn form(file: &[u8], fields: &[(&str, &str)]) -> Vec<u8> {
     body.extend(file);
     body.extend(b"\r\n--XX--\r\n");
     body
+}
+
+/// Passes connections on to a server until it is dropped: then the server is away.
+pub struct Passage {
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Passage {
+    /// A passage to the server at `url`, and the URL of that server through it.
+    pub async fn to(url: &str) -> (Passage, String) {
+        let parsed: url::Url = url.parse().unwrap();
+        let target = (parsed.host_str().unwrap().to_owned(), parsed.port().expect("the URL names a port"));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let task = tokio::spawn(async move {
+            // The set ends its connections when the task ends.
+            let mut connections = tokio::task::JoinSet::new();
+            loop {
+                let (mut near, _) = listener.accept().await.unwrap();
+                let target = target.clone();
+                connections.spawn(async move {
+                    let mut far = tokio::net::TcpStream::connect(target).await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                });
+            }
+        });
+        let mut through = parsed;
+        through.set_host(Some("127.0.0.1")).unwrap();
+        through.set_port(Some(port)).unwrap();
+        (Passage { task }, through.to_string())
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
