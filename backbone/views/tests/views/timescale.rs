@@ -50,11 +50,11 @@ async fn number(connection: &mut PgConnection, sql: &'static str) -> i64 {
 /// Runs a job now. The server has one session for all, and a job changes its search path.
 async fn run_job(connection: &mut PgConnection, job: i64) {
     run(connection, format!("CALL public.run_job({job})")).await;
-    run(connection, "RESET search_path").await;
+    run(connection, "SET search_path TO public").await;
 }
 
 async fn clean(connection: &mut PgConnection) {
-    run(connection, "RESET search_path").await;
+    run(connection, "SET search_path TO public").await;
     run(connection, "DROP SCHEMA IF EXISTS read_v1 CASCADE; DROP SCHEMA IF EXISTS log CASCADE; DROP SCHEMA IF EXISTS control CASCADE").await;
 }
 
