@@ -159,7 +159,7 @@ fn search_finds_words_with_times_and_marks() {
                 .len(),
             1
         );
-        for odd in ["%00", "'", "\"", "((", "-", "%F0%9F%8E%A4", "a%20%26%20!%20%7C"] {
+        for odd in ["%00", "'", "%22", "((", "-", "%F0%9F%8E%A4", "a%20%26%20!%20%7C"] {
             assert_eq!(world.get(&format!("/v1/search?q={odd}")).await.status, StatusCode::OK, "{odd}");
         }
         expect!["400 invalid_request_error invalid_value q: `q` is missing: the words to look for"]
