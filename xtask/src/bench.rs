@@ -1,5 +1,6 @@
 //! Measurements, each by name.
 
+mod accuracy;
 mod first_transcript;
 
 use std::process::ExitCode;
@@ -8,6 +9,7 @@ use anyhow::{Result, bail};
 
 const HELP: &str = "\
 measurements:
+  cargo xtask bench accuracy           word errors beside faster-whisper's, same weights, options and windows
   cargo xtask bench first-transcript   time from a fresh clone to the demo's transcript, and of a second run
 ";
 
@@ -18,6 +20,7 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
             print!("{HELP}");
             Ok(ExitCode::SUCCESS)
         }
+        ["accuracy"] => accuracy::run(),
         ["first-transcript"] => first_transcript::run(),
         [other, ..] => bail!("there is no measurement `{other}`\n\n{HELP}"),
     }
