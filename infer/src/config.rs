@@ -29,7 +29,9 @@ impl Config {
             models: env::models(from),
             slots: from.setting("infer-slots", "segments transcribed at once").within(1..=256).or("2"),
             threads: from.setting("infer-threads", "threads of the engine, 0 for one per processor").or("0"),
-            model: from.setting("model", "model loaded at start, so that the first segment need not wait").or("tiny.en"),
+            model: from
+                .setting("model", "model loaded at start, so that the first segment need not wait")
+                .or("tiny.en"),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use async_trait::async_trait;
@@ -42,7 +42,8 @@ impl Infer {
     /// When the folder holds no usable model, with what is wrong with each.
     pub async fn start(log: SharedLog, config: Config) -> anyhow::Result<Infer> {
         let folder = config.models.clone();
-        let scanned = tokio::task::spawn_blocking(move || models::scan(&folder)).await.context("scan models")??;
+        let scanned =
+            tokio::task::spawn_blocking(move || models::scan(&folder)).await.context("scan models")??;
         for (name, error) in &scanned.broken {
             tracing::error!(model = name, %error, "this model cannot be used");
         }
@@ -53,21 +54,23 @@ impl Infer {
         );
         let mut found = HashMap::new();
         for info in scanned.models {
-            log.announce_model(&ModelNote {
-                name: info.name.clone(),
-                sha256: info.sha256.clone(),
-                multilingual: info.multilingual,
-                languages: info.languages.iter().map(|&code| code.to_owned()).collect(),
-            })
-            .await
-            .context("announce a model")?;
-            tracing::info!(model = info.name, sha256 = info.sha256, multilingual = info.multilingual, "model found");
+            tracing::info!(
+                model = info.name,
+                sha256 = info.sha256,
+                multilingual = info.multilingual,
+                "model found"
+            );
             found.insert(info.name.clone(), Model { info, engine: OnceCell::new() });
         }
+        let notes: Vec<ModelNote> = found.values().map(|model| note(&model.info)).collect();
+        announce(&log, &notes).await.context("announce the models")?;
+        tokio::spawn(keep_announced(SharedLog::clone(&log), notes));
         let infer = Infer { log, config, models: found };
         match infer.models.get(&infer.config.model) {
             Some(model) => drop(infer.engine(model).await.context("load the model")?),
-            None => tracing::warn!(model = infer.config.model, have = ?infer.models(), "the model to load at start is not there"),
+            None => {
+                tracing::warn!(model = infer.config.model, have = ?infer.models(), "the model to load at start is not there")
+            }
         }
         Ok(infer)
     }
@@ -86,7 +89,11 @@ impl Infer {
             let started = Instant::now();
             let engine = tokio::task::spawn_blocking(move || Engine::load(&folder, threads)).await??;
             metrics::loaded(&model.info.name, started.elapsed().as_secs_f64());
-            tracing::info!(model = model.info.name, seconds = started.elapsed().as_secs_f64(), "model loaded");
+            tracing::info!(
+                model = model.info.name,
+                seconds = started.elapsed().as_secs_f64(),
+                "model loaded"
+            );
             anyhow::Ok(Arc::new(engine))
         };
         model.engine.get_or_try_init(load).await.cloned()
@@ -139,17 +146,20 @@ impl Infer {
         let redis = |error: streams::Error| Problem::Later(Cause::new("redis", error.to_string()));
         let speech = self.log.speech(envelope.shard, &segment).await.map_err(redis)?.ok_or_else(|| {
             metrics::failed("speech_missing");
-            let message = "the segment's speech is gone from Redis: transcribe the recording again from its audio";
+            let message =
+                "the segment's speech is gone from Redis: transcribe the recording again from its audio";
             Problem::Never(Cause::new("speech_missing", message))
         })?;
-        let pcm: Arc<[i16]> = speech.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect();
+        let pcm: Arc<[i16]> =
+            speech.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect();
 
         let mut options = options(cut);
         // Equal work gives equal text, also when it is done again after a crash.
         options.seed = envelope.event_id.as_uuid().as_u64_pair().0;
         let guess = model.info.multilingual && options.language.is_none();
         if guess {
-            options.language = self.log.language(envelope.shard, recording, generation).await.map_err(redis)?;
+            options.language =
+                self.log.language(envelope.shard, recording, generation).await.map_err(redis)?;
         }
         let started = Instant::now();
         let mut output = run(&engine, &pcm, &options).await?;
@@ -183,6 +193,34 @@ impl Stage for Infer {
         futures::future::join_all(segments).await;
     }
 }
+
+fn note(info: &ModelInfo) -> ModelNote {
+    ModelNote {
+        name: info.name.clone(),
+        sha256: info.sha256.clone(),
+        multilingual: info.multilingual,
+        languages: info.languages.iter().map(|&code| code.to_owned()).collect(),
+    }
+}
+
+async fn announce(log: &SharedLog, notes: &[ModelNote]) -> Result<(), streams::Error> {
+    for note in notes {
+        log.announce_model(note).await?;
+    }
+    Ok(())
+}
+
+/// Says again and again which models are here, so that a Redis that lost everything learns it anew.
+async fn keep_announced(log: SharedLog, notes: Vec<ModelNote>) {
+    loop {
+        tokio::time::sleep(ANNOUNCE_EVERY).await;
+        if let Err(error) = announce(&log, &notes).await {
+            tracing::warn!(%error, "cannot announce the models");
+        }
+    }
+}
+
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(10);
 
 async fn run(engine: &Arc<Engine>, pcm: &Arc<[i16]>, options: &Options) -> Result<Output, Problem> {
     let (engine, pcm, options) = (Arc::clone(engine), Arc::clone(pcm), options.clone());
@@ -243,4 +281,3 @@ fn result(cut: &SegmentCut, output: Output, infer_ms: u64) -> SegmentTranscribed
         infer_ms,
     }
 }
-

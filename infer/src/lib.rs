@@ -6,10 +6,10 @@
 //! [`models`] finds model folders by name. None of these knows streams or events.
 
 pub mod config;
-pub mod infer;
-pub mod metrics;
 pub mod engine;
 pub mod features;
+pub mod infer;
+pub mod metrics;
 pub mod model;
 pub mod models;
 pub mod search;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use async_trait::async_trait;
-use events::Cause;
+use events::{Cause, Shard};
 use service::env::Database;
 use streams::{Delivery, Stage};
 use tokio::sync::mpsc;
@@ -97,18 +97,23 @@ async fn apply_all(views: Views, mut inbox: mpsc::UnboundedReceiver<Delivery>, b
                     entries.push(entry);
                     readable.push(delivery);
                 }
-                Err(error) => refuse(delivery, error.to_string()),
+                Err(EntryError::Newer { .. }) => drop(tokio::spawn(delivery.put_off(NEWER_PAUSE))),
+                Err(error) => refuse(&views, delivery, error.to_string()).await,
             }
         }
         apply(&views, entries, readable).await;
     }
 }
 
-fn read(delivery: &Delivery) -> Result<Entry, EntryError> {
+/// The place of a fact in its shard's log; `None` for an entry that somebody else wrote there.
+fn place(delivery: &Delivery) -> Option<(Shard, u64)> {
     let entry = delivery.entry();
-    let shard = entry.source.shard().unwrap_or_default();
-    let seq = entry.text("seq").and_then(|seq| seq.parse().ok()).unwrap_or(u64::MAX);
-    Entry::read(shard, seq, entry.field("event").map_or(&[][..], |json| json))
+    Some((entry.source.shard()?, entry.text("seq")?.parse().ok()?))
+}
+
+fn read(delivery: &Delivery) -> Result<Entry, EntryError> {
+    let (shard, seq) = place(delivery).unwrap_or((Shard::default(), u64::MAX));
+    Entry::read(shard, seq, delivery.entry().field("event").map_or(&[][..], |json| json))
 }
 
 /// Applies a batch, however long the database takes to be there; a batch it refuses is applied one by one, so that
@@ -118,7 +123,9 @@ async fn apply(views: &Views, entries: Vec<Entry>, deliveries: Vec<Delivery>) {
         None => {}
         Some(Ok(())) => Delivery::finish_all(deliveries).await,
         Some(Err(error)) if entries.len() == 1 => {
-            deliveries.into_iter().for_each(|delivery| refuse(delivery, error.clone()));
+            for delivery in deliveries {
+                refuse(views, delivery, error.clone()).await;
+            }
         }
         Some(Err(error)) => {
             tracing::warn!(
@@ -130,7 +137,7 @@ async fn apply(views: &Views, entries: Vec<Entry>, deliveries: Vec<Delivery>) {
                 match persist(views, std::slice::from_ref(&entry), std::slice::from_ref(&delivery)).await {
                     None => {}
                     Some(Ok(())) => Delivery::finish_all(vec![delivery]).await,
-                    Some(Err(error)) => refuse(delivery, error),
+                    Some(Err(error)) => refuse(views, delivery, error).await,
                 }
             }
         }
@@ -166,7 +173,17 @@ async fn persist(views: &Views, entries: &[Entry], deliveries: &[Delivery]) -> O
     }
 }
 
-fn refuse(delivery: Delivery, error: String) {
+/// Sends a fact that can never be applied to the dead letters, and notes its place as a known gap: otherwise nothing
+/// behind it would ever count as archived.
+async fn refuse(views: &Views, delivery: Delivery, error: String) {
     metrics::refused();
-    tokio::spawn(delivery.fail(Cause::new("not_projectable", error)));
+    if let Some((shard, seq)) = place(&delivery)
+        && let Err(error) = views.declare_gap(shard, seq, seq, &error).await
+    {
+        tracing::error!(%error, %shard, seq, "cannot note a gap: the log is not trimmed beyond it");
+    }
+    delivery.fail(Cause::new("not_projectable", error)).await;
 }
+
+/// How long a fact of a newer version waits before it is looked at again.
+const NEWER_PAUSE: Duration = Duration::from_secs(30);

@@ -460,6 +460,11 @@ impl Intake {
                     tokio::spawn(delivery.put_off(NEWER_VERSION_PAUSE));
                     continue;
                 }
+                // Readers of facts must know of every place in the log, also of one that holds nothing.
+                Some(Err(error)) if options.inlet == Inlet::Facts => {
+                    metrics::not_understood(options.name, "malformed");
+                    tracing::error!(%error, "an entry of the log is no event");
+                }
                 Some(Err(error)) => {
                     metrics::not_understood(options.name, "malformed");
                     tokio::spawn(delivery.fail(Cause::new("malformed_event", error.to_string())));

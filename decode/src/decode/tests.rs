@@ -96,11 +96,16 @@ impl Bench {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        let fact = tokio::time::timeout(Duration::from_secs(60), facts).await.expect("a fact within a minute");
+        let fact =
+            tokio::time::timeout(Duration::from_secs(60), facts).await.expect("a fact within a minute");
         shutdown.cancel();
         running.await.unwrap().unwrap();
         let work = Source::Queue(SHARD, Queue::Decode, Lane::Batch);
-        assert_eq!(self.log.backlog(work).await.unwrap(), streams::Backlog::default(), "nothing left pending");
+        assert_eq!(
+            self.log.backlog(work).await.unwrap(),
+            streams::Backlog::default(),
+            "nothing left pending"
+        );
         match events::decode(fact.field("event").unwrap()).unwrap() {
             events::Decoded::Known(envelope) => envelope.event,
             other => panic!("{other:?}"),
@@ -118,7 +123,8 @@ impl Bench {
 /// One second of silence as a 16-bit wav of 8 kHz.
 fn silence() -> Vec<u8> {
     let samples = [0; 16_000];
-    let mut wav = b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x40\x1f\0\0\x80\x3e\0\0\x02\0\x10\0data".to_vec();
+    let mut wav =
+        b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x40\x1f\0\0\x80\x3e\0\0\x02\0\x10\0data".to_vec();
     wav[4..8].copy_from_slice(&(36 + samples.len() as u32).to_le_bytes());
     wav.extend((samples.len() as u32).to_le_bytes());
     wav.extend(samples);
@@ -142,7 +148,9 @@ async fn silence_is_decoded_to_nothing() {
 
 #[tokio::test]
 async fn what_cannot_be_decoded_is_a_fact_with_a_reason() {
-    for (audio, code) in [(None, "audio_missing"), (Some(vec![]), "empty"), (Some(b"hello world".to_vec()), "not_audio")] {
+    for (audio, code) in
+        [(None, "audio_missing"), (Some(vec![]), "empty"), (Some(b"hello world".to_vec()), "not_audio")]
+    {
         let bench = Bench::new();
         bench.request(audio).await;
         let cause = bench.failure().await;
@@ -181,5 +189,9 @@ async fn a_successor_goes_on_where_the_first_one_stopped() {
         assert_eq!(halves.log.speech(SHARD, &segment).await.unwrap(), speech, "segment {index}");
     }
     assert_eq!(halves.log.backlog(SEGMENTS).await.unwrap(), whole.log.backlog(SEGMENTS).await.unwrap());
-    assert_eq!(halves.log.cursor(&keys::cursor(SHARD, work.recording, 0)).await.unwrap(), "", "the cursor is gone");
+    assert_eq!(
+        halves.log.cursor(&keys::cursor(SHARD, work.recording, 0)).await.unwrap(),
+        "",
+        "the cursor is gone"
+    );
 }

@@ -136,3 +136,24 @@ fn postgres_is_restarted_and_killed_at_work() {
         Ok(pipeline)
     });
 }
+
+/// What the API accepted is on disk: when Redis loses everything, the keeper hands it in again.
+#[test]
+fn an_accepted_drop_outlives_a_redis_that_lost_everything() {
+    let quick = [("VOICEFORGE_MISSING_AFTER", "2s"), ("VOICEFORGE_KEEPER_EVERY", "1s")];
+    on_a_stack(&quick, |pipeline| async move {
+        pipeline.stack.kill(Program::Ingest, Signal::SIGSTOP);
+        let clip = pipeline.clips[0].clone();
+        let drop = pipeline.post(clip.bytes(), "name=kept").await?;
+        let url = pipeline.stack.redis_url();
+        let flushed =
+            tokio::process::Command::new("redis-cli").args(["-u", &url, "FLUSHALL"]).output().await?;
+        ensure!(flushed.status.success(), "{flushed:?}");
+        pipeline.stack.kill(Program::Ingest, Signal::SIGCONT);
+        let recording = pipeline.ended(&drop, PATIENCE).await?;
+        ensure!(recording["status"] == "complete" && recording["name"] == "kept", "{recording}");
+        ensure!(!pipeline.text(&recording).await?.is_empty(), "it has its transcript");
+        pipeline.settled(PATIENCE).await?;
+        Ok(pipeline)
+    });
+}
