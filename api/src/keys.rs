@@ -32,11 +32,14 @@ pub struct Caller {
     pub tenant: Tenant,
 }
 
+/// When a secret was last looked up, and the key it was, by the secret's SHA-256.
+type Remembered = HashMap<[u8; 32], (Instant, Option<ApiKey>)>;
+
 /// The keys of a deployment and what their holders may use up.
 pub struct Keys {
     views: Views,
     /// By SHA-256 of the secret, so that no secret lies in memory for longer than its request.
-    known: Mutex<HashMap<[u8; 32], (Instant, Option<ApiKey>)>>,
+    known: Mutex<Remembered>,
     any: Mutex<Option<(Instant, bool)>>,
     /// Whether the API can be reached from beyond this machine: then a key is always needed.
     exposed: AtomicBool,

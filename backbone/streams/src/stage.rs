@@ -221,6 +221,9 @@ const GIVE_UP_ON_REDIS: Duration = Duration::from_secs(2);
 /// How long a reader rests after an error, so that a server that refuses at once is not asked in a spin.
 const READ_PAUSE: Duration = Duration::from_millis(200);
 
+/// A blocked read that ended: the number of its reader, the reader, and what it read.
+type Blocked = (usize, Box<dyn Reader>, Result<Vec<Entry>, Error>);
+
 /// The reading half of the loop.
 struct Intake {
     context: Arc<Context>,
@@ -231,7 +234,7 @@ struct Intake {
     /// Readers that are not blocked in a read now.
     idle: Vec<bool>,
     /// Blocked reads. They are never dropped half way, because an entry assigned to a dropped read is seen by nobody.
-    waiting: JoinSet<(usize, Box<dyn Reader>, Result<Vec<Entry>, Error>)>,
+    waiting: JoinSet<Blocked>,
     /// Entries that are ours and wait for a free slot.
     surplus: VecDeque<Entry>,
     turns: Turns,
@@ -381,10 +384,7 @@ impl Intake {
         }
     }
 
-    fn absorb(
-        &mut self,
-        read: Result<(usize, Box<dyn Reader>, Result<Vec<Entry>, Error>), tokio::task::JoinError>,
-    ) {
+    fn absorb(&mut self, read: Result<Blocked, tokio::task::JoinError>) {
         let Ok((at, reader, read)) = read else {
             // Cancelled with the runtime: there is nothing left to read for.
             self.history_due = true;

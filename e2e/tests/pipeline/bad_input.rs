@@ -13,6 +13,9 @@ fn wav(claimed: u32, samples: &[u8]) -> Vec<u8> {
     wav
 }
 
+/// What it is, its bytes, its other fields, and the status and code (empty: any) it must end with.
+type Case<'a> = (&'a str, &'a [u8], Vec<(&'a str, &'a str)>, &'a str, &'a str);
+
 #[test]
 fn bad_drops_are_answered_and_others_go_on() {
     on_a_stack(&[], |pipeline| async move {
@@ -20,7 +23,7 @@ fn bad_drops_are_answered_and_others_go_on() {
         let sound = clip.bytes();
         let silence = wav(64_000, &[0; 64_000]);
         let claims_hours = wav(u32::MAX - 100, &[0; 32_000]);
-        let cases: Vec<(&str, &[u8], Vec<(&str, &str)>, &str, &str)> = vec![
+        let cases: Vec<Case> = vec![
             ("empty", b"", vec![], "rejected", "empty_audio"),
             ("text", b"Dear sir or madam, this is no audio at all.", vec![], "rejected", "not_audio"),
             ("web page", b"<!DOCTYPE html><html><body>404</body></html>", vec![], "rejected", "not_audio"),

@@ -108,10 +108,13 @@ fn write_ctranslate2(folder: &Path, vocabulary: usize) {
     write_vocabulary(folder, vocabulary);
 }
 
+/// Tensors as they stand in a file: name, shape and bytes.
+type Stored = BTreeMap<String, (Vec<usize>, Vec<u8>)>;
+
 /// Writes tensors of CTranslate2's names as a Hugging Face folder in two pieces; queries, keys and values
 /// become three tensors, and keys lose their bias.
 fn write_hugging_face(folder: &Path, tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>, heads: usize) {
-    let mut pieces: [BTreeMap<String, (Vec<usize>, Vec<u8>)>; 2] = Default::default();
+    let mut pieces: [Stored; 2] = Default::default();
     for (name, (shape, values)) in tensors {
         let steps: Vec<&str> = name.split('/').collect();
         let [side, .., leaf] = steps[..] else { panic!("{name} has a side and a leaf") };

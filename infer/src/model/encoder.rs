@@ -120,10 +120,10 @@ impl Encoder {
             let mut scores = vec![0.0; queries * AUDIO_POSITIONS];
             let rows = &qkv[block * QUERY_BLOCK * 3 * width..];
             for head in 0..heads {
-                let view = |data, part: usize| {
-                    Matrix::rows(&<&[f32]>::from(data)[part * width + head * head_width..], 3 * width)
-                };
-                let (query, key, value) = (view(rows, 0), view(qkv, 1), view(qkv, 2));
+                let at = |part: usize| part * width + head * head_width;
+                let query = Matrix::rows(&rows[at(0)..], 3 * width);
+                let key = Matrix::rows(&qkv[at(1)..], 3 * width);
+                let value = Matrix::rows(&qkv[at(2)..], 3 * width);
                 multiply(
                     [queries, AUDIO_POSITIONS, head_width],
                     query,

@@ -503,7 +503,7 @@ fn exp<I: Isa>(x: f32) -> f32 {
     let rest = fused::<I>(power, -0.693_359_4, x);
     let rest = fused::<I>(power, 2.121_944_4e-4, rest);
     let mut sum = 1.987_569_1e-4;
-    for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+    for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         sum = fused::<I>(sum, rest, coefficient);
     }
     let mantissa = fused::<I>(sum, rest * rest, rest) + 1.0;

@@ -130,7 +130,10 @@ async fn only_the_holder_can_put_an_entry_off(bench: Bench) {
     let entry = bench.one_taken(1, "a").await;
     let claimed = bench.claim("b", Duration::ZERO).await.remove(0);
     assert!(!bench.log.retry(GROUP, "a", &entry, 4, Duration::ZERO).await.unwrap(), "a zombie");
-    assert_eq!(bench.log.heartbeat(GROUP, "b", DECODE, &[claimed.id.clone()]).await.unwrap(), [true]);
+    assert_eq!(
+        bench.log.heartbeat(GROUP, "b", DECODE, std::slice::from_ref(&claimed.id)).await.unwrap(),
+        [true]
+    );
     assert_eq!(bench.claim("c", Duration::ZERO).await[0].attempts, 0, "and its count is not taken");
     assert_eq!(bench.commit(&claimed, &[]).await, Outcome::Done);
     assert!(!bench.log.retry(GROUP, "b", &claimed, 1, Duration::ZERO).await.unwrap(), "it ended");
@@ -149,11 +152,11 @@ async fn attempts_are_forgotten_with_the_entry(bench: Bench) {
 
 async fn work_handed_back_is_claimable_at_once_and_burns_no_delivery(bench: Bench) {
     let entry = bench.one_taken(1, "a").await;
-    bench.log.hand_back(GROUP, "a", DECODE, &[entry.id.clone()]).await.unwrap();
+    bench.log.hand_back(GROUP, "a", DECODE, std::slice::from_ref(&entry.id)).await.unwrap();
     let claimed = bench.claim("b", LONG).await;
     assert_eq!(claimed.len(), 1);
     assert_eq!((claimed[0].deliveries, claimed[0].attempts), (1, 0));
-    bench.log.hand_back(GROUP, "b", DECODE, &[entry.id.clone()]).await.unwrap();
+    bench.log.hand_back(GROUP, "b", DECODE, std::slice::from_ref(&entry.id)).await.unwrap();
     assert_eq!(bench.claim("b", LONG).await[0].deliveries, 1, "the one who gave it may take it again");
 }
 

@@ -165,7 +165,7 @@ impl Life {
             return None;
         }
         let at = which % held.len();
-        Some(if which % 2 == 0 { held[at].clone() } else { held.remove(at) })
+        Some(if which.is_multiple_of(2) { held[at].clone() } else { held.remove(at) })
     }
 
     fn work_of(entry: &Entry) -> events::Envelope {

@@ -64,7 +64,7 @@ async fn carry(
                 server.write_all(request).await?;
                 if loses(request) {
                     // Its effect is there once the server answers.
-                    server.read(&mut reply).await?;
+                    let _answered: usize = server.read(&mut reply).await?;
                     return Ok(());
                 }
             }

@@ -316,7 +316,7 @@ async fn all_keys_of_a_call_share_a_slot() {
     let mut emit = emit_of(&entry, &work, 0);
     emit.queue = segments;
     assert_eq!(log.emit(&emit).await.unwrap(), Emitted::Done);
-    log.heartbeat(GROUP, "a", decode, &[entry.id.clone()]).await.unwrap();
+    log.heartbeat(GROUP, "a", decode, std::slice::from_ref(&entry.id)).await.unwrap();
     log.retry(GROUP, "a", &entry, 1, Duration::ZERO).await.unwrap();
     let entry = log.claim(GROUP, "a", decode, LONG, 1).await.unwrap().entries.remove(0);
     let mut commit = commit_of(&entry, &[fact(&work, 1)]);

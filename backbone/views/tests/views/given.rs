@@ -41,7 +41,7 @@ impl Log {
             shard: self.shard,
             seq: Some(self.seq),
             recording: recording(n),
-            tenant: if n % 2 == 0 { Tenant::default() } else { "acme".parse().unwrap() },
+            tenant: if n.is_multiple_of(2) { Tenant::default() } else { "acme".parse().unwrap() },
             generation,
             round,
             submitted_at: at(i64::from(n) * 60_000),
