@@ -23,7 +23,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(660);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nobody answers.
-    #[error("cannot reach {server}: {reason}; is the service running? `voiceforge up` starts one here, --server or VOICEFORGE_SERVER names another")]
+    #[error(
+        "cannot reach {server}: {reason}; is the service running? `voiceforge up` starts one here, --server or VOICEFORGE_SERVER names another"
+    )]
     Unreachable {
         /// Where it was looked for.
         server: String,
@@ -191,7 +193,8 @@ impl Client {
         if is_here(&server) {
             builder = builder.no_proxy();
         }
-        let http = builder.build().map_err(|error| anyhow::anyhow!("prepare for https: {}", chain(&error)))?;
+        let http =
+            builder.build().map_err(|error| anyhow::anyhow!("prepare for https: {}", chain(&error)))?;
         Ok(Client { http, server, key, answered: AtomicBool::new(false) })
     }
 
@@ -209,8 +212,15 @@ impl Client {
     ///
     /// # Errors
     /// As the API says.
-    pub async fn drop(&self, fields: &[(String, String)], audio: Body, length: Option<u64>) -> Result<Recording, Error> {
-        let mut request = self.request(Method::POST, "/v1/recordings", fields).header(CONTENT_TYPE, "application/octet-stream");
+    pub async fn drop(
+        &self,
+        fields: &[(String, String)],
+        audio: Body,
+        length: Option<u64>,
+    ) -> Result<Recording, Error> {
+        let mut request = self
+            .request(Method::POST, "/v1/recordings", fields)
+            .header(CONTENT_TYPE, "application/octet-stream");
         if let Some(length) = length {
             // The server then refuses what is too large before it is sent.
             request = request.header(CONTENT_LENGTH, length);
@@ -238,7 +248,12 @@ impl Client {
     ///
     /// # Errors
     /// As the API says.
-    pub async fn transcript(&self, id: &str, format: Format, generation: Option<u32>) -> Result<String, Error> {
+    pub async fn transcript(
+        &self,
+        id: &str,
+        format: Format,
+        generation: Option<u32>,
+    ) -> Result<String, Error> {
         let mut query = vec![("format".to_owned(), format.to_string())];
         query.extend(generation.map(|number| ("generation".to_owned(), number.to_string())));
         self.text(&format!("{}/transcript", recording_path(id)), &query).await
@@ -285,7 +300,10 @@ impl Client {
         let body = response.text().await.unwrap_or_default();
         let told = serde_json::from_str::<Told>(&body).ok().map(|told| told.error);
         let Some(told) = told else {
-            return Err(Error::Strange { server: self.server().to_owned(), problem: format!("status {status}") });
+            return Err(Error::Strange {
+                server: self.server().to_owned(),
+                problem: format!("status {status}"),
+            });
         };
         let hint = match status.as_u16() {
             401 if self.key.is_none() => "; give one with --api-key or VOICEFORGE_API_KEY",

@@ -1,6 +1,7 @@
 //! What can be typed: the list of commands.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -28,7 +29,8 @@ With the service:
   voiceforge drop ~/recordings                hand in a folder; run it again to go on
   voiceforge search \"budget OR forecast\"      find it again
 
-`voiceforge help COMMAND` explains each with examples. Exit codes: 0 all right, 1 it failed, 2 the command line is wrong.";
+`voiceforge help COMMAND` explains each with examples. Exit codes: 0 all right, 1 it failed, \
+2 the command line is wrong.";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -63,6 +65,9 @@ pub fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
     service::install_tls();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    // A start that was given up stops its programs on a thread of its own. A read of standard input, which cannot be
+    // cancelled, must not hold the other commands.
+    let patience = if matches!(command, Command::Up(_)) { Duration::from_secs(90) } else { Duration::ZERO };
     let ended = runtime.block_on(async {
         match command {
             Command::Transcribe(arguments) => transcribe::run(arguments, &config).await,
@@ -77,8 +82,7 @@ pub fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
             Command::Models(arguments) => models::run(arguments, &config).await,
         }
     });
-    // A read of standard input cannot be cancelled and must not hold the process.
-    runtime.shutdown_background();
+    runtime.shutdown_timeout(patience);
     ended
 }
 

@@ -59,7 +59,9 @@ impl Config {
             model: from.setting("model", "model to use unless another is named").optional("tiny.en"),
             server: from.setting("server", "where the API is").optional(SERVER),
             api_key: from.setting("api-key", "key for the API").optional("vf_..."),
-            database_url: from.setting("database-url", "address of PostgreSQL").optional("postgres://127.0.0.1/voiceforge"),
+            database_url: from
+                .setting("database-url", "address of PostgreSQL")
+                .optional("postgres://127.0.0.1/voiceforge"),
             log: from.setting("log", "which messages of the stages to show").or("error"),
             hub: match env::Value::parse(&hub) {
                 Ok(hub) => hub,
@@ -96,7 +98,10 @@ mod tests {
         let data = folder.path().display().to_string();
         let bare = Config::of(&Map::from([("VOICEFORGE_DATA", data.as_str())])).unwrap();
         assert_eq!(bare.server(None).as_str(), "http://127.0.0.1:8080/");
-        let set = Map::from([("VOICEFORGE_DATA", data.as_str()), ("VOICEFORGE_SERVER", "https://speech.example.com")]);
+        let set = Map::from([
+            ("VOICEFORGE_DATA", data.as_str()),
+            ("VOICEFORGE_SERVER", "https://speech.example.com"),
+        ]);
         let set = Config::of(&set).unwrap();
         assert_eq!(set.server(None).as_str(), "https://speech.example.com/");
         let flag = "http://127.0.0.1:9/".parse().unwrap();

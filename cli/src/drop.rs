@@ -16,9 +16,9 @@ use transcript::Status;
 
 use crate::client::{Client, Recording};
 use crate::config::Config;
-use crate::{input, out};
 use crate::progress::{Meter, Progress};
 use crate::wishes::{Lane, Server, Shape, Wishes};
+use crate::{input, out};
 
 /// What to hand in, where and how.
 #[derive(Debug, Args)]
@@ -67,7 +67,7 @@ pub struct Arguments {
 
 const EXAMPLES: &str = "\
 Examples:
-  voiceforge drop talk.mp3                         print its id; `voiceforge get ID` reads the transcript
+  voiceforge drop talk.mp3                         print its id, for `voiceforge get ID`
   voiceforge drop talk.mp3 --wait                  print the transcript
   voiceforge drop talk.mp3 --format srt > talk.srt
   voiceforge drop call.wav --wait --channels each --lane rt
@@ -75,9 +75,10 @@ Examples:
   curl -s https://example.com/talk.mp3 | voiceforge drop - --name talk.mp3 --wait
   voiceforge drop talk.mp3 --redis redis://127.0.0.1:6379
 
-A folder is gone through with all its folders. What was sent is remembered: run the same line again after Ctrl-C, a
-crash or new files, and only what is missing is sent. Failed files are tried again. The exit code is 0 when all is
-well and 1 when some failed; the summary says which and why.";
+A folder is gone through with all its folders. What was sent is remembered: run the same line \
+again after Ctrl-C, a crash or new files, and only what is missing is sent. Failed files are \
+tried again. The exit code is 0 when all is well and 1 when some failed; the summary says which \
+and why.";
 
 /// How long polling pauses at most for a file somebody waits for.
 const POLL_ONE: Duration = Duration::from_millis(400);
@@ -154,7 +155,13 @@ impl Job {
     }
 
     /// Hands one file in. What comes back is a recording, or a drop on its way to become one.
-    async fn send(&self, client: &Client, path: &Path, name: &str, meter: &Arc<Meter>) -> anyhow::Result<Recording> {
+    async fn send(
+        &self,
+        client: &Client,
+        path: &Path,
+        name: &str,
+        meter: &Arc<Meter>,
+    ) -> anyhow::Result<Recording> {
         let mut fields = self.fields.clone();
         fields.push(("name".to_owned(), name.to_owned()));
         match &self.redis {

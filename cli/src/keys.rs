@@ -66,7 +66,9 @@ pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCo
         .await
         .context("connect to the database (VOICEFORGE_DATABASE_URL)")?;
     views.check().await.map_err(|error| match error {
-        views::Error::NotInstalled => anyhow::anyhow!("the database is empty: start voiceforge-project once, which prepares it"),
+        views::Error::NotInstalled => {
+            anyhow::anyhow!("the database is empty: start voiceforge-project once, which prepares it")
+        }
         error => error.into(),
     })?;
     let done = act(&views, arguments).await;
@@ -83,7 +85,10 @@ async fn act(views: &Views, arguments: Arguments) -> anyhow::Result<ExitCode> {
                 value["secret"] = new.secret.into();
                 out::line(&value.to_string())?;
             } else {
-                eprintln!("made key {} for {tenant}; this is its secret, and it is shown this once:", new.key.id);
+                eprintln!(
+                    "made key {} for {tenant}; this is its secret, and it is shown this once:",
+                    new.key.id
+                );
                 out::line(&new.secret)?;
             }
         }
@@ -94,7 +99,9 @@ async fn act(views: &Views, arguments: Arguments) -> anyhow::Result<ExitCode> {
                     out::line(&as_json(key).to_string())?;
                 }
             } else {
-                let mut rows = vec![["id", "begins with", "tenant", "made", "revoked", "name"].map(str::to_owned).to_vec()];
+                let mut rows = vec![
+                    ["id", "begins with", "tenant", "made", "revoked", "name"].map(str::to_owned).to_vec(),
+                ];
                 rows.extend(keys.iter().map(row));
                 out::table(&rows)?;
             }
@@ -110,7 +117,8 @@ async fn act(views: &Views, arguments: Arguments) -> anyhow::Result<ExitCode> {
 }
 
 fn database_url(flag: Option<&str>, config: &Config) -> anyhow::Result<String> {
-    let set = flag.map(str::to_owned).or_else(|| config.database_url.as_ref().map(|url| url.as_str().to_owned()));
+    let set =
+        flag.map(str::to_owned).or_else(|| config.database_url.as_ref().map(|url| url.as_str().to_owned()));
     let running = || {
         let stack = Stack::attach(&config.data).ok().filter(|stack| stack.is_kept())?;
         Some(stack.record().database_url.clone())
@@ -132,7 +140,8 @@ fn as_json(key: &ApiKey) -> serde_json::Value {
 }
 
 fn row(key: &ApiKey) -> Vec<String> {
-    let second = |at: &dyn std::fmt::Display| at.to_string().split('.').next().unwrap_or_default().replace('T', " ");
+    let second =
+        |at: &dyn std::fmt::Display| at.to_string().split('.').next().unwrap_or_default().replace('T', " ");
     vec![
         key.id.to_string(),
         format!("{}...", key.prefix),

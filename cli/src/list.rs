@@ -62,7 +62,8 @@ pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCo
         ("until", arguments.until),
         ("tenant", arguments.tenant),
     ];
-    let query: Vec<_> = query.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
+    let query: Vec<_> =
+        query.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
     let items = pages(&client, "/v1/recordings", &query, arguments.limit).await?;
     if arguments.json {
         for item in &items {
@@ -70,7 +71,8 @@ pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCo
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let mut rows = vec![["id", "submitted", "status", "audio", "language", "name"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["id", "submitted", "status", "audio", "language", "name"].map(str::to_owned).to_vec()];
     for item in items {
         rows.push(row(&serde_json::from_value(item)?));
     }

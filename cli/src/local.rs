@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::Context;
 use async_trait::async_trait;
 use bytes::Bytes;
-use events::{Lane, Manifest, RecordingId};
 use decode::decode::Decode;
+use events::{Lane, Manifest, RecordingId};
 use infer::infer::Infer;
 use ingest::{Ingest, Sources};
 use service::Readiness;
@@ -51,8 +51,11 @@ pub struct Local {
 }
 
 /// Whoever runs this on their own files needs no limits.
-const UNLIMITED: &[(&str, &str)] =
-    &[("VOICEFORGE_MAX_DURATION", "365d"), ("VOICEFORGE_MAX_BYTES", "1TiB"), ("VOICEFORGE_INGEST_SLOTS", "1")];
+const UNLIMITED: &[(&str, &str)] = &[
+    ("VOICEFORGE_MAX_DURATION", "365d"),
+    ("VOICEFORGE_MAX_BYTES", "1TiB"),
+    ("VOICEFORGE_INGEST_SLOTS", "1"),
+];
 
 impl Local {
     /// Starts the stages; the model is loaded when this returns.
@@ -60,8 +63,10 @@ impl Local {
     /// # Errors
     /// When there is no such model, or it cannot be loaded.
     pub async fn start(options: Options) -> anyhow::Result<Local> {
-        let folder = tempfile::Builder::new().prefix("voiceforge-").tempdir().context("make a temporary folder")?;
-        let audio = folder.path().to_str().context("the path of the temporary folder is not UTF-8; set TMPDIR")?;
+        let folder =
+            tempfile::Builder::new().prefix("voiceforge-").tempdir().context("make a temporary folder")?;
+        let audio =
+            folder.path().to_str().context("the path of the temporary folder is not UTF-8; set TMPDIR")?;
         let store = AudioStore::open(audio).context("open a temporary audio store")?;
         let variables = variables(&options);
         let log: SharedLog = Arc::new(MemoryLog::new(1));
@@ -108,8 +113,13 @@ impl Local {
         let stored = self.store.put_stream(&key, audio, u64::MAX).await.context("read the audio")?;
         // Two files of the same content are two transcripts here, so each has a key of its own.
         let own = [("key".to_owned(), drop.clone())];
-        let manifest =
-            Manifest::new(&drop, Lane::Batch, &stored.sha256_hex(), fields.into_iter().chain(own), events::now());
+        let manifest = Manifest::new(
+            &drop,
+            Lane::Batch,
+            &stored.sha256_hex(),
+            fields.into_iter().chain(own),
+            events::now(),
+        );
         let fields: Vec<(String, Bytes)> =
             manifest.fields.into_iter().map(|(name, value)| (name, Bytes::from(value))).collect();
         self.log.submit(Lane::Batch, &fields).await.context("hand the audio in")?;

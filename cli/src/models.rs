@@ -101,7 +101,9 @@ async fn list(folder: PathBuf, as_json: bool) -> anyhow::Result<()> {
         bail!("there is no folder {}; `voiceforge models pull tiny.en` makes it", folder.display());
     }
     let at = folder.clone();
-    let found = tokio::task::spawn_blocking(move || infer::models::scan(&at)).await.context("look at the models")??;
+    let found = tokio::task::spawn_blocking(move || infer::models::scan(&at))
+        .await
+        .context("look at the models")??;
     let mut rows = vec![["name", "languages", "weights", "sha256", "from"].map(str::to_owned).to_vec()];
     for model in &found.models {
         let home = folder.join(&model.name);
@@ -127,7 +129,9 @@ async fn list(folder: PathBuf, as_json: bool) -> anyhow::Result<()> {
     }
     if !as_json {
         match found.models.is_empty() {
-            true => eprintln!("no model in {}; `voiceforge models pull tiny.en` fetches one", folder.display()),
+            true => {
+                eprintln!("no model in {}; `voiceforge models pull tiny.en` fetches one", folder.display())
+            }
             false => out::table(&rows)?,
         }
     }
@@ -165,7 +169,9 @@ pub fn choose(folder: &Path, wished: Option<&str>) -> anyhow::Result<String> {
         Some(wished) if names.iter().any(|name| name == wished) => Ok(wished.to_owned()),
         _ if names.is_empty() => {
             let name = wished.unwrap_or("tiny.en");
-            bail!("there is no model in {place}; `voiceforge models pull {name}` fetches one, --models names another folder")
+            bail!(
+                "there is no model in {place}; `voiceforge models pull {name}` fetches one, --models names another folder"
+            )
         }
         Some(wished) => bail!(
             "there is no model {wished:?} in {place}, only {}; `voiceforge models pull {wished}` fetches it",

@@ -184,8 +184,13 @@ mod tests {
 
     #[test]
     fn texts() {
-        let mut standing =
-            Standing { status: Status::Transcribing, share: 0.5, audio_s: 3723.4, decoded_s: 62.0, transcribed_s: 7.9 };
+        let mut standing = Standing {
+            status: Status::Transcribing,
+            share: 0.5,
+            audio_s: 3723.4,
+            decoded_s: 62.0,
+            transcribed_s: 7.9,
+        };
         assert_eq!(standing.text(), "1:02 decoded, 0:07 transcribed of 1:02:03");
         standing.audio_s = 0.0;
         assert_eq!(standing.text(), "1:02 decoded, 0:07 transcribed");

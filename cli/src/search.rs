@@ -68,7 +68,8 @@ pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCo
         ("from", arguments.since),
         ("until", arguments.until),
     ];
-    let query: Vec<_> = query.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
+    let query: Vec<_> =
+        query.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
     let hits = list::pages(&client, "/v1/search", &query, arguments.limit).await?;
     if hits.is_empty() && !arguments.json {
         eprintln!("nothing was found");
@@ -94,7 +95,8 @@ fn shown(snippet: &str, bold: bool) -> String {
     // characters.
     let text: String = snippet.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let text = text.replace("<mark>", begin).replace("</mark>", end);
-    let entities = [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&#39;", "'"), ("&#x27;", "'"), ("&amp;", "&")];
+    let entities =
+        [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&#39;", "'"), ("&#x27;", "'"), ("&amp;", "&")];
     entities.iter().fold(text, |text, (entity, letter)| text.replace(entity, letter))
 }
 

@@ -139,5 +139,9 @@ fn tell(report: &Report) -> anyhow::Result<()> {
         }
         (None, problem) => format!("not known: {}", problem.as_deref().unwrap_or("the API does not tell")),
     };
-    out::line(&format!("\nbacklog  {backlog}\nAPI      {}\nlogs     {}", report.api_url, report.logs.display()))
+    out::line(&format!(
+        "\nbacklog  {backlog}\nAPI      {}\nlogs     {}",
+        report.api_url,
+        report.logs.display()
+    ))
 }

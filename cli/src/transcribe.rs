@@ -126,7 +126,12 @@ fn end(local: &Local, drop: &str, state: &State) -> anyhow::Result<Transcript> {
 }
 
 /// Prints a transcript or writes it to its file, and says what is missing in it.
-fn hand_over(arguments: &Arguments, file: &Path, transcript: &Transcript, progress: &Progress) -> anyhow::Result<()> {
+fn hand_over(
+    arguments: &Arguments,
+    file: &Path,
+    transcript: &Transcript,
+    progress: &Progress,
+) -> anyhow::Result<()> {
     if let Some((at_ms, reason)) = &transcript.truncated {
         let at = clock(*at_ms as f64 / 1000.0);
         progress.say(&format!("voiceforge: {}: the file breaks off at {at}: {reason}", file.display()));

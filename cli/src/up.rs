@@ -36,8 +36,9 @@ pub struct Arguments {
 }
 
 const EXAMPLES: &str = "\
-It starts Redis, PostgreSQL and the stages as separate programs, with their data in one folder and on free ports of
-this machine; nothing of yours is touched. Once it is ready it prints one line, `ready http://127.0.0.1:PORT`.
+It starts Redis, PostgreSQL and the stages as separate programs, with their data in one folder \
+and on free ports of this machine; nothing of yours is touched. Once it is ready it prints one \
+line, `ready http://127.0.0.1:PORT`.
 
 Examples:
   voiceforge up                               until Ctrl-C
@@ -86,7 +87,8 @@ pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCo
 
 /// Starts this very command again without `--detach`, and waits until it is ready.
 async fn detach(arguments: &Arguments, data: &Path) -> anyhow::Result<ExitCode> {
-    std::fs::create_dir_all(data.join("logs")).with_context(|| format!("make {}", data.join("logs").display()))?;
+    std::fs::create_dir_all(data.join("logs"))
+        .with_context(|| format!("make {}", data.join("logs").display()))?;
     let log_file = data.join("logs/up.log");
     let log = std::fs::File::create(&log_file).with_context(|| format!("open {}", log_file.display()))?;
     let mut command = Command::new(std::env::current_exe().context("find this program")?);

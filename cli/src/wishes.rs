@@ -10,7 +10,7 @@ use crate::config::Config;
 /// How audio is to be transcribed.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Wishes {
-    /// Model to use, such as tiny.en or base (default: VOICEFORGE_MODEL, else the service's own)
+    /// Model to use, such as tiny.en or base
     #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
     /// Language spoken, such as en or de; left out, it is found from the speech

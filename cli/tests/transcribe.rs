@@ -73,8 +73,10 @@ fn a_clip_becomes_its_words_in_every_format() {
 
     let json = transcribe(&models, &["--model", "tiny.en", "--format", "json", wave, wave]);
     assert!(json.status.success(), "{}", text(&json.stderr));
-    let documents: Vec<serde_json::Value> =
-        text(&json.stdout).lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect();
+    let documents: Vec<serde_json::Value> = text(&json.stdout)
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("each line is JSON"))
+        .collect();
     assert_eq!(documents.len(), 2, "the same file twice is two transcripts");
     for document in documents {
         assert_eq!(document["status"], "complete");
@@ -86,7 +88,8 @@ fn a_clip_becomes_its_words_in_every_format() {
     let srt = transcribe(&models, &["--format", "srt", "--output", output, wave]);
     assert!(srt.status.success() && srt.stdout.is_empty(), "{}", text(&srt.stderr));
     let name = Path::new(wave).file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let written = std::fs::read_to_string(folder.path().join(format!("{name}.srt"))).expect("the file is there");
+    let written =
+        std::fs::read_to_string(folder.path().join(format!("{name}.srt"))).expect("the file is there");
     assert!(written.starts_with("1\n00:00:"), "{written}");
 }
 

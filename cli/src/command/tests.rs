@@ -42,18 +42,27 @@ fn parse(line: &str) -> Result<Command, ErrorKind> {
 
 #[test]
 fn what_is_typed_is_understood() {
-    let Ok(Command::Drop(drop)) = parse("drop talk.mp3 --wait --format json --lane rt --server http://127.0.0.1:9") else {
+    let Ok(Command::Drop(drop)) =
+        parse("drop talk.mp3 --wait --format json --lane rt --server http://127.0.0.1:9")
+    else {
         panic!("drop is a command");
     };
     assert_eq!((drop.path.to_str(), drop.wait, drop.format), (Some("talk.mp3"), true, Some(Shape::Json)));
-    assert_eq!((drop.lane, drop.server.server.map(String::from)), (Lane::Rt, Some("http://127.0.0.1:9/".to_owned())));
+    assert_eq!(
+        (drop.lane, drop.server.server.map(String::from)),
+        (Lane::Rt, Some("http://127.0.0.1:9/".to_owned()))
+    );
 
-    let Ok(Command::Transcribe(transcribe)) = parse("transcribe a.wav - --language de --task translate") else {
+    let Ok(Command::Transcribe(transcribe)) = parse("transcribe a.wav - --language de --task translate")
+    else {
         panic!("transcribe is a command");
     };
     assert_eq!(transcribe.files.len(), 2);
     let fields = transcribe.wishes.fields();
-    assert_eq!(fields, [("language", "de"), ("task", "translate")].map(|(a, b)| (a.to_owned(), b.to_owned())));
+    assert_eq!(
+        fields,
+        [("language", "de"), ("task", "translate")].map(|(a, b)| (a.to_owned(), b.to_owned()))
+    );
 
     let Ok(Command::Drop(raw)) = parse("drop - --redis redis://127.0.0.1 --tenant acme") else {
         panic!("a tenant goes with the queue");

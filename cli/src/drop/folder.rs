@@ -20,8 +20,8 @@ use crate::wishes::Shape;
 
 /// Names of audio and video files end in these.
 const EXTENSIONS: &[&str] = &[
-    "3gp", "aac", "aif", "aiff", "amr", "caf", "flac", "m4a", "m4b", "m4v", "mka", "mkv", "mov", "mp2", "mp3", "mp4",
-    "mpeg", "mpga", "oga", "ogg", "opus", "ts", "wav", "webm", "wma",
+    "3gp", "aac", "aif", "aiff", "amr", "caf", "flac", "m4a", "m4b", "m4v", "mka", "mkv", "mov", "mp2",
+    "mp3", "mp4", "mpeg", "mpga", "oga", "ogg", "opus", "ts", "wav", "webm", "wma",
 ];
 /// Files that are waited for at once: the service decides in which order they come.
 const WAITING_MAX: usize = 64;
@@ -43,7 +43,8 @@ pub async fn run(
     if subtitles && arguments.output.is_none() {
         bail!("subtitles of many files cannot stand in one; add --output DIR to write a file for each");
     }
-    let folder = arguments.path.canonicalize().with_context(|| format!("find {}", arguments.path.display()))?;
+    let folder =
+        arguments.path.canonicalize().with_context(|| format!("find {}", arguments.path.display()))?;
     let (files, passed_over) = list(&folder)?;
     if files.is_empty() {
         bail!(
@@ -55,7 +56,8 @@ pub async fn run(
     let service = job.redis.as_deref().unwrap_or(client.server());
     let place = ledger::place(&config.data, &folder, service, &job.fields);
     let ledger = Ledger::open(&place).unwrap_or_else(|error| {
-        progress.say(&format!("what is sent cannot be remembered, so running this again starts over: {error:#}"));
+        progress
+            .say(&format!("what is sent cannot be remembered, so running this again starts over: {error:#}"));
         Ledger::default()
     });
     let sender = Sender {
@@ -208,8 +210,11 @@ impl Summary {
             (self.skipped, "done before"),
             (self.failures.len() as u64, "failed"),
         ];
-        let counts: Vec<String> =
-            counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+        let counts: Vec<String> = counts
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
         let mut text = format!("{} files: {}", self.total, counts.join(", "));
         if self.passed_over > 0 {
             text += &format!("; {} others are not audio by their names", self.passed_over);
@@ -241,7 +246,9 @@ fn list(folder: &Path) -> anyhow::Result<(Vec<String>, usize)> {
             let relative = below.join(&name);
             if kind.is_dir() {
                 folders.push(relative);
-            } else if let (true, Some(relative)) = (is_audio(&relative) && entry.path().is_file(), relative.to_str()) {
+            } else if let (true, Some(relative)) =
+                (is_audio(&relative) && entry.path().is_file(), relative.to_str())
+            {
                 files.push(relative.to_owned());
             } else {
                 others += 1;

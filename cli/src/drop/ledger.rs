@@ -180,7 +180,11 @@ mod tests {
             let line = known.map(line);
             assert_eq!(next(line.as_ref(), STAMP, waits, is_kept), then, "{known:?} {waits} {is_kept}");
             let changed = Stamp { bytes: 8, ..STAMP };
-            assert_eq!(next(line.as_ref(), changed, waits, is_kept), Step::Send, "a changed file is another one");
+            assert_eq!(
+                next(line.as_ref(), changed, waits, is_kept),
+                Step::Send,
+                "a changed file is another one"
+            );
         }
     }
 

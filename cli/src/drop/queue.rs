@@ -29,7 +29,11 @@ pub async fn send(
 ) -> anyhow::Result<Recording> {
     let mut audio = Vec::new();
     let source = if input::is_stdin(path) { input::stdin()? } else { input::open(path).await?.0 };
-    source.take(BYTES_MAX + 1).read_to_end(&mut audio).await.with_context(|| format!("read {}", path.display()))?;
+    source
+        .take(BYTES_MAX + 1)
+        .read_to_end(&mut audio)
+        .await
+        .with_context(|| format!("read {}", path.display()))?;
     anyhow::ensure!(
         audio.len() as u64 <= BYTES_MAX,
         "{} is larger than 64 MiB, which is the most a drop may carry; leave --redis out to send it through the API",

@@ -96,7 +96,9 @@ pub async fn wait(
                 recording = now;
                 heard = Instant::now();
             }
-            Err(error) if error.is_not_found() && begun.elapsed() < UNKNOWN_PATIENCE => heard = Instant::now(),
+            Err(error) if error.is_not_found() && begun.elapsed() < UNKNOWN_PATIENCE => {
+                heard = Instant::now()
+            }
             Err(error) if error.is_transient() && heard.elapsed() < SILENCE_PATIENCE => {
                 meter.activity(&format!("waits: {error}"));
                 tokio::time::sleep(error.retry_after().unwrap_or(Duration::from_secs(1))).await;

