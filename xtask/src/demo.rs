@@ -46,7 +46,15 @@ pub fn run(until: Until) -> Result<ExitCode> {
     let result = transcribe(&needed, &up.url, begun);
     match (&result, until) {
         (Ok(_), Until::CtrlC) => {
-            say::note("running until Ctrl-C; `target/release/voiceforge --help` says what else it can do");
+            let programs = cargo::programs();
+            println!("\n  try it yourself, in another terminal:\n");
+            println!(
+                "    export PATH=\"{}:$PATH\" VOICEFORGE_DATA=\"{}\"",
+                programs.display(),
+                data().display()
+            );
+            println!("    voiceforge drop FILE --wait      voiceforge search WORDS      voiceforge --help\n");
+            say::note("running until Ctrl-C");
             while !stop::asked() && up.child.try_wait()?.is_none() {
                 std::thread::sleep(Duration::from_millis(100));
             }
