@@ -4,12 +4,13 @@
 use bytes::{Bytes, BytesMut};
 use events::Settings;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
+use service::chain;
 use service::store::{BoxError, Key, StoreError};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::drop::{Head, Order, Origin};
-use crate::intake::{FETCHING, Ingest, Setback, chain, refused};
+use crate::intake::{FETCHING, Ingest, Setback, refused};
 use crate::metrics;
 use crate::sniff::{HEAD_BYTES, Sniffed, sniff};
 use crate::source::{Incoming, SourceError};

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use service::Readiness;
+use service::chain;
 use service::store::{AudioStore, Key, StoreError};
 use streams::SharedLog;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::intake::{FETCHING, chain};
+use crate::intake::FETCHING;
 
 /// Time between looks.
 const EVERY: Duration = Duration::from_secs(15);

@@ -15,6 +15,7 @@ use events::{
 use futures::FutureExt;
 use jiff::Timestamp;
 use service::Readiness;
+use service::chain;
 use service::store::{AudioStore, Key, StoreError};
 use sha2::{Digest, Sha256};
 use streams::{
@@ -515,20 +516,6 @@ fn too_wordy(error: events::CodecError) -> Setback {
 pub(crate) fn setback(error: Error) -> Setback {
     let cause = Cause::new("redis", error.to_string());
     if error.is_transient() { Setback::Waiting(cause) } else { Setback::Failed(cause) }
-}
-
-/// An error with what it stems from, in one line.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

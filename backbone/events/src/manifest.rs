@@ -57,8 +57,12 @@ impl Manifest {
 
     /// The drop whose manifest lies under `key`; `None` for any other key.
     pub fn drop_of(key: &str) -> Option<&str> {
-        let drop = key.strip_prefix(INCOMING)?.strip_prefix('/')?.strip_suffix("/manifest")?;
-        (!drop.is_empty() && !drop.contains('/')).then_some(drop)
+        drop_of(key, "/manifest")
+    }
+
+    /// The drop whose audio lies under `key`; `None` for any other key.
+    pub fn drop_of_audio(key: &str) -> Option<&str> {
+        drop_of(key, "/audio")
     }
 
     /// The key of the folder that drops wait in, for listing it.
@@ -78,6 +82,11 @@ impl Manifest {
     pub fn from_json(json: &[u8]) -> Result<Manifest, serde_json::Error> {
         serde_json::from_slice(json)
     }
+}
+
+fn drop_of<'a>(key: &'a str, file: &str) -> Option<&'a str> {
+    let drop = key.strip_prefix(INCOMING)?.strip_prefix('/')?.strip_suffix(file)?;
+    (!drop.is_empty() && !drop.contains('/')).then_some(drop)
 }
 
 #[cfg(test)]
@@ -110,6 +119,8 @@ mod tests {
     #[test]
     fn the_drop_is_read_back_from_the_key_of_a_manifest_alone() {
         assert_eq!(Manifest::drop_of(&Manifest::key("d1")), Some("d1"));
+        assert_eq!(Manifest::drop_of_audio(&Manifest::audio_key("d1")), Some("d1"));
+        assert_eq!(Manifest::drop_of_audio(&Manifest::key("d1")), None);
         for other in
             [&*Manifest::audio_key("d1"), "incoming//manifest", "incoming/a/b/manifest", "tenant/recording"]
         {

@@ -34,6 +34,7 @@
 //! ```
 
 pub mod admin;
+mod chain;
 pub mod env;
 pub mod shutdown;
 pub mod store;
@@ -42,5 +43,6 @@ pub mod telemetry;
 mod run;
 
 pub use admin::Readiness;
+pub use chain::chain;
 pub use run::{BAD_CONFIGURATION, Service, install_tls, run};
 pub use shutdown::Shutdown;

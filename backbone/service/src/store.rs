@@ -27,6 +27,7 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
+use crate::chain::chain;
 use crate::env::{Env, Strings};
 
 /// An error of somebody else's.
@@ -153,14 +154,14 @@ impl AudioStore {
             problem: problem.replace(location, &conceal(location)),
         };
         if !location.contains("://") {
-            return open_folder(path::Path::new(location)).map_err(|error| bad(tell(error.as_ref())));
+            return open_folder(path::Path::new(location)).map_err(|error| bad(chain(error.as_ref())));
         }
         let url: url::Url = location.parse().map_err(|error: url::ParseError| bad(error.to_string()))?;
         if url.scheme() == "file" {
             let folder = url
                 .to_file_path()
                 .map_err(|()| bad("it is not an absolute path on this machine".to_owned()))?;
-            return open_folder(&folder).map_err(|error| bad(tell(error.as_ref())));
+            return open_folder(&folder).map_err(|error| bad(chain(error.as_ref())));
         }
         crate::install_tls();
         let ours = ["AWS_", "AZURE_", "GOOGLE_"];
@@ -168,7 +169,7 @@ impl AudioStore {
             strings.names().into_iter().filter(|name| ours.iter().any(|prefix| name.starts_with(prefix)));
         let options = names.filter_map(|name| strings.get(&name).map(|value| (name, value)));
         let (store, prefix) =
-            object_store::parse_url_opts(&url, options).map_err(|error| bad(tell(&error)))?;
+            object_store::parse_url_opts(&url, options).map_err(|error| bad(chain(&error)))?;
         Ok(AudioStore { store: Arc::from(store), prefix, root: None })
     }
 
@@ -370,20 +371,6 @@ fn is_full(error: &(dyn Error + 'static)) -> bool {
         next = error.source();
     }
     false
-}
-
-/// An error and what it stems from, in one line.
-fn tell(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 fn conceal(location: &str) -> String {

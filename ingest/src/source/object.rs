@@ -10,7 +10,7 @@ use service::env::Strings;
 use url::Url;
 
 use super::{Incoming, SourceError, show_uri};
-use crate::intake::chain;
+use service::chain;
 
 /// A bucket, or a folder in it.
 pub struct Bucket {

@@ -16,7 +16,7 @@ use url::{Host, Url};
 
 use super::address::is_public;
 use super::{Incoming, SourceError, show_uri};
-use crate::intake::chain;
+use service::chain;
 
 /// Redirects followed at most.
 const REDIRECTS_MAX: usize = 5;

@@ -22,9 +22,7 @@ pub struct Sweeper {
     log: SharedLog,
     views: Views,
     store: AudioStore,
-    missing_after: Duration,
-    /// When each unfinished drop is to be handed in again, and how long to wait after that.
-    again: HashMap<String, (SystemTime, Duration)>,
+    schedule: Schedule,
 }
 
 /// The longest pause between handing the same drop in.
@@ -39,7 +37,7 @@ const PAGE: usize = 500;
 impl Sweeper {
     /// Makes a sweeper that waits `missing_after` before it hands a drop in again.
     pub fn new(log: SharedLog, views: Views, store: AudioStore, missing_after: Duration) -> Sweeper {
-        Sweeper { log, views, store, missing_after, again: HashMap::new() }
+        Sweeper { log, views, store, schedule: Schedule { missing_after, due: HashMap::new() } }
     }
 
     /// Goes through all manifests once.
@@ -51,10 +49,20 @@ impl Sweeper {
         let listed: Vec<_> =
             self.store.list(Some(&folder)).try_collect().await.context("list waiting drops")?;
         let drops: Vec<(String, SystemTime)> = listed
-            .into_iter()
+            .iter()
             .filter_map(|meta| Some((Manifest::drop_of(&meta.key.to_string())?.to_owned(), meta.modified)))
             .collect();
-        self.again.retain(|drop, _| drops.iter().any(|(waiting, _)| waiting == drop));
+        for meta in &listed {
+            let key = meta.key.to_string();
+            let drop =
+                Manifest::drop_of_audio(&key).filter(|drop| drops.iter().all(|(known, _)| known != drop));
+            let age = meta.modified.elapsed().unwrap_or_default();
+            if drop.is_some() && age > UNFINISHED_AGE {
+                // An upload that died before its manifest: nobody was told that it was accepted.
+                self.store.delete(&meta.key).await.context("remove an upload that was never accepted")?;
+            }
+        }
+        self.schedule.due.retain(|drop, _| drops.iter().any(|(waiting, _)| waiting == drop));
         let (mut again, mut finished) = (0, 0);
         for page in drops.chunks(PAGE) {
             let ids: Vec<String> = page.iter().map(|(drop, _)| drop.clone()).collect();
@@ -63,7 +71,7 @@ impl Sweeper {
                 if ended.contains_key(drop) || self.is_duplicate_of_ended(drop).await? {
                     self.forget(drop).await?;
                     finished += 1;
-                } else if self.is_due(drop, *since) {
+                } else if self.schedule.is_due(drop, *since, SystemTime::now()) {
                     again += u64::from(self.hand_in_again(drop).await?);
                 }
             }
@@ -77,19 +85,6 @@ impl Sweeper {
     async fn is_duplicate_of_ended(&self, drop: &str) -> anyhow::Result<bool> {
         let outcome = self.log.drop_outcome(drop).await.context("ask what became of a drop")?;
         Ok(outcome.is_some_and(|outcome| outcome.duplicate))
-    }
-
-    fn is_due(&mut self, drop: &str, since: SystemTime) -> bool {
-        let now = SystemTime::now();
-        let missing_after = self.missing_after;
-        let (due, pause) =
-            self.again.entry(drop.to_owned()).or_insert_with(|| (since + missing_after, missing_after));
-        if now < *due {
-            return false;
-        }
-        *pause = (*pause * 2).min(PAUSE_MAX);
-        *due = now + *pause;
-        true
     }
 
     async fn hand_in_again(&self, drop: &str) -> anyhow::Result<bool> {
@@ -121,5 +116,43 @@ impl Sweeper {
             self.store.delete(&key).await.context("remove a finished drop")?;
         }
         Ok(())
+    }
+}
+
+/// When each unfinished drop is to be handed in again, and how long to wait after that.
+struct Schedule {
+    missing_after: Duration,
+    due: HashMap<String, (SystemTime, Duration)>,
+}
+
+impl Schedule {
+    /// Tells whether a drop that waits since `since` is to be handed in now; each time the next pause is longer.
+    fn is_due(&mut self, drop: &str, since: SystemTime, now: SystemTime) -> bool {
+        let first = (since + self.missing_after, self.missing_after);
+        let (due, pause) = self.due.entry(drop.to_owned()).or_insert(first);
+        if now < *due {
+            return false;
+        }
+        *pause = (*pause * 2).min(PAUSE_MAX);
+        *due = now + *pause;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_drop_is_handed_in_at_growing_pauses() {
+        let mut schedule = Schedule { missing_after: Duration::from_secs(60), due: HashMap::new() };
+        let since = SystemTime::UNIX_EPOCH;
+        let handed_in: Vec<u64> = (0..=100_000)
+            .step_by(30)
+            .filter(|&second| schedule.is_due("d", since, since + Duration::from_secs(second)))
+            .collect();
+        assert_eq!(handed_in[..6], [60, 180, 420, 900, 1860, 3780]);
+        let last = &handed_in[handed_in.len() - 2..];
+        assert_eq!(last[1] - last[0], 3600, "at least once an hour");
     }
 }
