@@ -133,28 +133,3 @@ fn a_caller_that_goes_away_leaves_no_open_transaction() {
         assert_eq!(db.apply(&entries).await.repeated, 4);
     });
 }
-
-#[test]
-#[ignore = "measures; run it alone, with --nocapture"]
-fn segments_per_second() {
-    with_database(|db| async move {
-        let text =
-            "and so it goes on with seventy five words of talk that nobody will ever read again ".repeat(5);
-        for size in [1, 16, 128, 512] {
-            let mut log = Log::new(size as u16);
-            let mut entries = Vec::new();
-            for n in 0..20 {
-                entries.extend((0..100).map(|index| log.entry(size * 100 + n, said(0, index, &text))));
-            }
-            let entries = &entries[..entries.len().min(size as usize * 100)];
-            let started = Instant::now();
-            for batch in entries.chunks(size as usize) {
-                db.apply(batch).await;
-            }
-            let rate = entries.len() as f64 / started.elapsed().as_secs_f64();
-            eprintln!("batches of {size}: {rate:.0} segments of 75 words a second ({} bytes each)", {
-                events::encode(entries[0].envelope().unwrap()).unwrap().len()
-            });
-        }
-    });
-}
