@@ -70,6 +70,9 @@ impl Views {
                     "idle_in_transaction_session_timeout",
                     options.idle_in_transaction_timeout.as_millis().to_string(),
                 ),
+                // Facts are acknowledged once COMMIT has answered, and then nobody has them but the database. A server
+                // set to answer before the commit is in its log would lose them with its process.
+                ("synchronous_commit", "on".to_owned()),
                 // Filters that are switched off by null arguments are planned for the arguments at hand.
                 ("plan_cache_mode", "force_custom_plan".to_owned()),
             ]);

@@ -247,6 +247,7 @@ fn spawn(bin: &Path, place: &Place, options: &Options, port: u16) -> Result<std:
         .stderr(log)
         .process_group(0);
     if !options.durable {
+        // Programs that cannot lose a commit ask for it to be synchronous themselves; here they are tested to do so.
         command.args(["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"]);
     }
     command.spawn().context("start postgres")
