@@ -119,32 +119,30 @@ fn read(delivery: &Delivery) -> Result<Entry, EntryError> {
 /// Applies a batch, however long the database takes to be there; a batch it refuses is applied one by one, so that
 /// one bad event does not hold the others.
 async fn apply(views: &Views, entries: Vec<Entry>, deliveries: Vec<Delivery>) {
-    match persist(views, &entries, &deliveries).await {
-        None => {}
-        Some(Ok(())) => Delivery::finish_all(deliveries).await,
-        Some(Err(error)) if entries.len() == 1 => {
-            for delivery in deliveries {
-                refuse(views, delivery, error.clone()).await;
+    let mut batches = vec![(entries, deliveries)];
+    while let Some((entries, deliveries)) = batches.pop() {
+        match persist(views, &entries, &deliveries).await {
+            // Dropping them instead would count as a failure of theirs.
+            None => {
+                futures::future::join_all(deliveries.into_iter().map(Delivery::hand_back)).await;
             }
-        }
-        Some(Err(error)) => {
-            tracing::warn!(
-                error,
-                facts = entries.len(),
-                "a batch was refused: applying its facts one by one"
-            );
-            for (entry, delivery) in entries.into_iter().zip(deliveries) {
-                match persist(views, std::slice::from_ref(&entry), std::slice::from_ref(&delivery)).await {
-                    None => {}
-                    Some(Ok(())) => Delivery::finish_all(vec![delivery]).await,
-                    Some(Err(error)) => refuse(views, delivery, error).await,
+            Some(Ok(())) => Delivery::finish_all(deliveries).await,
+            Some(Err(error)) if entries.len() == 1 => {
+                for delivery in deliveries {
+                    refuse(views, delivery, error.clone()).await;
                 }
+            }
+            Some(Err(error)) => {
+                let facts = entries.len();
+                tracing::warn!(error, facts, "a batch was refused: applying its facts one by one");
+                let alone = entries.into_iter().zip(deliveries).rev();
+                batches.extend(alone.map(|(entry, delivery)| (vec![entry], vec![delivery])));
             }
         }
     }
 }
 
-/// Applies facts until the database answers. `None`: the program stops, and they are handed back.
+/// Applies facts until the database answers. `None`: the program stops first, or there are no facts.
 async fn persist(views: &Views, entries: &[Entry], deliveries: &[Delivery]) -> Option<Result<(), String>> {
     let stopping = deliveries.first()?.stopping().clone();
     let started = Instant::now();

@@ -170,6 +170,19 @@ pub struct DeadLetter {
     pub worker: String,
 }
 
+impl DeadLetter {
+    /// Returns what stands in the dead letters beside the original fields.
+    pub fn fields(&self) -> [(&'static str, String); 5] {
+        [
+            ("dead_stage", self.stage.clone()),
+            ("dead_code", self.cause.code.clone()),
+            ("dead_message", self.cause.message.clone()),
+            ("dead_attempts", self.attempts.to_string()),
+            ("dead_worker", self.worker.clone()),
+        ]
+    }
+}
+
 /// What a commit found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {

@@ -398,14 +398,8 @@ impl Log for MemoryLog {
             commit.facts.iter().for_each(|fact| state.append_fact(shard, fact));
             commit.outputs.iter().for_each(|(queue, message)| state.append_work(*queue, message));
             if let Some(letter) = &commit.dead {
-                let letter = [
-                    ("dead_stage", letter.stage.clone()),
-                    ("dead_code", letter.cause.code.clone()),
-                    ("dead_message", letter.cause.message.clone()),
-                    ("dead_attempts", letter.attempts.to_string()),
-                    ("dead_worker", letter.worker.clone()),
-                ];
-                let letter = letter.into_iter().map(|(name, value)| (name.to_owned(), Bytes::from(value)));
+                let letter =
+                    letter.fields().into_iter().map(|(name, value)| (name.to_owned(), Bytes::from(value)));
                 let fields = letter.chain(input.fields.iter().cloned()).collect();
                 state.append(&commit.source.dead(), fields);
             }

@@ -451,7 +451,8 @@ impl Log for RedisLog {
             invocation.key(key);
         }
 
-        let letter = commit.dead.as_ref().map(reply::dead_fields).unwrap_or_default();
+        let letter = commit.dead.as_ref().map(DeadLetter::fields);
+        let letter = letter.as_ref().map_or(&[][..], |fields| fields);
         invocation.arg(&commit.group).arg(&commit.id).arg(&commit.identity);
         invocation.arg(u8::from(source.deletes_done()));
         invocation.arg(facts.len()).arg(outputs.len()).arg(letter.len() * 2);
@@ -461,7 +462,7 @@ impl Log for RedisLog {
         for (_, message) in outputs {
             invocation.arg(&message.event_id).arg(&message.json).arg(message.ms).arg(message.bytes);
         }
-        for (field, value) in &letter {
+        for (field, value) in letter {
             invocation.arg(*field).arg(value);
         }
         let outcome: String = self.script("commit", &invocation).await?;

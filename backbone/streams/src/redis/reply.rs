@@ -4,7 +4,7 @@ use bytes::Bytes;
 use redis::{FromRedisValue, Value};
 
 use crate::keys::Source;
-use crate::log::{Admission, Claimed, DeadLetter, Entry, Error, Outcome};
+use crate::log::{Admission, Claimed, Entry, Error, Outcome};
 
 /// A consumer group as `XINFO GROUPS` tells of it.
 pub struct Group {
@@ -185,15 +185,4 @@ pub fn admission_of(reply: &[String]) -> Option<Admission> {
         }
         _ => return None,
     })
-}
-
-/// Returns what a dead letter says beside the original fields.
-pub fn dead_fields(letter: &DeadLetter) -> Vec<(&'static str, String)> {
-    vec![
-        ("dead_stage", letter.stage.clone()),
-        ("dead_code", letter.cause.code.clone()),
-        ("dead_message", letter.cause.message.clone()),
-        ("dead_attempts", letter.attempts.to_string()),
-        ("dead_worker", letter.worker.clone()),
-    ]
 }
