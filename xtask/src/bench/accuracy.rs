@@ -10,7 +10,8 @@ use crate::{cargo, say, setup};
 pub fn run() -> Result<ExitCode> {
     let tools = setup::for_tests()?;
     say::title("building the engine's example");
-    cargo::run(&["build", "--release", "--package", "infer", "--example", "transcribe"])?;
+    // The whole workspace, so that no dependency is built again with other features.
+    cargo::run(&["build", "--release", "--workspace", "--example", "transcribe"])?;
     for model in ["tiny.en", "base"] {
         say::title(format_args!("{model}: this engine and faster-whisper on {}", tools.clips.display()));
         let mut compare = Command::new(&tools.python);
