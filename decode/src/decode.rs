@@ -144,9 +144,9 @@ impl Decode {
             let part = cut(&delivery, request, &part, std::mem::replace(&mut cursor, next.clone()), next);
             match delivery.emit(part).await {
                 Ok(Emitted::Done | Emitted::Repeated) => metrics::emitted(ms),
-                Ok(Emitted::Ended(Outcome::Deleted | Outcome::Gone)) => {
+                Ok(Emitted::Ended(Outcome::Deleted | Outcome::Cancelled | Outcome::Gone)) => {
                     delivery.finish(Outputs::default()).await;
-                    return "deleted";
+                    return "not wanted";
                 }
                 Ok(Emitted::Stale | Emitted::Ended(_)) => {
                     delivery.hand_back().await;

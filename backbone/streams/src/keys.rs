@@ -55,6 +55,31 @@ impl Source {
         }
     }
 
+    /// Returns the source whose stream has this key.
+    pub fn of_key(key: &str) -> Option<Source> {
+        if key == INGEST {
+            return Some(Source::Ingest(Lane::Batch));
+        }
+        if key == INGEST_RT {
+            return Some(Source::Ingest(Lane::Rt));
+        }
+        let (shard, rest) = key.strip_prefix("vf:{")?.split_once("}:")?;
+        let shard = Shard(shard.parse().ok()?);
+        if rest == "log" {
+            return Some(Source::Log(shard));
+        }
+        let (queue, lane) = rest.split_once(':')?;
+        let queue = [Queue::Decode, Queue::Segments].into_iter().find(|known| known.as_str() == queue)?;
+        let lane = Lane::ALL.iter().copied().find(|known| known.as_str() == lane)?;
+        Some(Source::Queue(shard, queue, lane))
+    }
+
+    /// Returns every queue of work of a shard.
+    pub fn work_of(shard: Shard) -> impl Iterator<Item = Source> {
+        let queues = [Queue::Decode, Queue::Segments].into_iter();
+        queues.flat_map(move |queue| Lane::ALL.iter().map(move |&lane| Source::Queue(shard, queue, lane)))
+    }
+
     /// Returns the hash of exact counters (`ms`, `bytes`) beside a queue.
     pub fn counter(self) -> String {
         match self {
@@ -123,6 +148,21 @@ pub fn deleted(shard: Shard, recording: RecordingId) -> String {
     format!("vf:{{{shard}}}:deleted:{recording}")
 }
 
+/// The mark that makes commit scripts drop the output of a cancelled generation.
+pub fn cancelled(shard: Shard, recording: RecordingId, generation: u32) -> String {
+    format!("vf:{{{shard}}}:cancelled:{recording}:{generation}")
+}
+
+/// The mark that an act was appended, by the event id of its first fact.
+pub fn appended(shard: Shard, event_id: &str) -> String {
+    format!("vf:{{{shard}}}:appended:{event_id}")
+}
+
+/// The `seq` of the facts that were erased of a recording.
+pub fn erased(shard: Shard, recording: RecordingId) -> String {
+    format!("vf:{{{shard}}}:erased:{recording}")
+}
+
 /// How far decode got in a recording and generation.
 pub fn cursor(shard: Shard, recording: RecordingId, generation: u32) -> String {
     format!("vf:{{{shard}}}:cursor:{recording}:{generation}")
@@ -163,5 +203,16 @@ mod tests {
         assert_eq!(Source::Log(shard).dead(), "vf:{07}:dead");
         assert_eq!(Source::Ingest(Lane::Rt).dead(), "{vf:ingest}:dead");
         assert_eq!(Source::Log(shard).attempts("project"), "vf:{07}:attempts:project");
+    }
+
+    #[test]
+    fn a_key_tells_its_source() {
+        let others = [Source::Ingest(Lane::Rt), Source::Ingest(Lane::Batch), Source::Log(Shard(123))];
+        for source in Source::work_of(Shard(7)).chain(others) {
+            assert_eq!(Source::of_key(&source.key()), Some(source));
+        }
+        for other in ["", "vf:{07}:dead", "vf:{07}:seq", "vf:{x}:log", "vf:{07}:decode:fast"] {
+            assert_eq!(Source::of_key(other), None, "{other}");
+        }
     }
 }

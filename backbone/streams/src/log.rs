@@ -11,7 +11,10 @@ use bytes::Bytes;
 use events::{Cause, Claim, Envelope, Lane, RecordingId, SegmentId, Shard};
 use serde::{Deserialize, Serialize};
 
+use crate::append::{Append, Appended, Erased};
+use crate::dead::{Dead, DeadLetter, DeadPlace};
 use crate::keys::Source;
+use crate::survey::Survey;
 
 /// A log that programs share.
 pub type SharedLog = Arc<dyn Log>;
@@ -145,8 +148,10 @@ pub struct Commit {
     pub id: String,
     /// The entry's identity; another one under the same id is left alone.
     pub identity: String,
-    /// Whose mark of deletion to look for. `None` for drops.
+    /// Whose mark of deletion to look for. `None` for drops, and for the fact of the deletion itself.
     pub recording: Option<RecordingId>,
+    /// Which generation's mark of cancellation to look for. `None` for drops and facts: a fact is told either way.
+    pub generation: Option<u32>,
     /// Facts for the shard's log.
     pub facts: Vec<Message>,
     /// Work for queues of the same shard.
@@ -155,32 +160,6 @@ pub struct Commit {
     pub dead: Option<DeadLetter>,
     /// Keys of the shard to delete: speech, cursor.
     pub delete: Vec<String>,
-}
-
-/// What is known about an entry that could not be processed. The original fields are kept beside it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DeadLetter {
-    /// The stage that gave up.
-    pub stage: String,
-    /// Why.
-    pub cause: Cause,
-    /// How often it was tried.
-    pub attempts: u32,
-    /// The worker that tried last.
-    pub worker: String,
-}
-
-impl DeadLetter {
-    /// Returns what stands in the dead letters beside the original fields.
-    pub fn fields(&self) -> [(&'static str, String); 5] {
-        [
-            ("dead_stage", self.stage.clone()),
-            ("dead_code", self.cause.code.clone()),
-            ("dead_message", self.cause.message.clone()),
-            ("dead_attempts", self.attempts.to_string()),
-            ("dead_worker", self.worker.clone()),
-        ]
-    }
 }
 
 /// What a commit found.
@@ -196,6 +175,8 @@ pub enum Outcome {
     Mismatch,
     /// The recording is deleted: the entry is done and its output was dropped.
     Deleted,
+    /// The generation is cancelled: the entry is done and its output was dropped.
+    Cancelled,
 }
 
 /// One part of a streaming decode: moves the cursor, stores the speech and appends the work at once.
@@ -211,6 +192,8 @@ pub struct Emit {
     pub identity: String,
     /// The recording.
     pub recording: RecordingId,
+    /// The transcription the part belongs to.
+    pub generation: u32,
     /// The cursor's key.
     pub cursor: String,
     /// The cursor as the caller last saw it; empty at the start.
@@ -424,8 +407,28 @@ pub trait Log: Send + Sync + 'static {
     /// Emits a part of a streaming decode.
     async fn emit(&self, emit: &Emit) -> Result<Emitted, Error>;
 
-    /// Marks a recording deleted: from now on, whatever ends or is emitted for it leaves nothing behind.
-    async fn mark_deleted(&self, shard: Shard, recording: RecordingId) -> Result<(), Error>;
+    /// Appends facts and work that follow from no entry in hand, once for each act.
+    ///
+    /// With work it adds more than it frees, and is [`Error::Full`] at the memory limit; facts alone are taken there.
+    async fn append(&self, append: &Append) -> Result<Appended, Error>;
+
+    /// Marks a recording deleted and appends the fact that says so: from then on, whatever ends, is emitted or is
+    /// appended for it leaves nothing behind.
+    async fn delete(&self, shard: Shard, recording: RecordingId, fact: &Message) -> Result<Appended, Error>;
+
+    /// Marks a generation cancelled and appends the fact that says so: from then on, whatever ends or is emitted for
+    /// it leaves nothing behind.
+    async fn cancel(
+        &self,
+        shard: Shard,
+        recording: RecordingId,
+        generation: u32,
+        fact: &Message,
+    ) -> Result<Appended, Error>;
+
+    /// Removes everything of a recording from its shard: work, speech, cursors, languages, dead letters, and facts
+    /// other than that of its deletion. To be called after [`delete`](Log::delete), as often as it takes to succeed.
+    async fn erase(&self, shard: Shard, recording: RecordingId) -> Result<Erased, Error>;
 
     /// Returns a recording's decode cursor, empty before the first part.
     async fn cursor(&self, key: &str) -> Result<String, Error>;
@@ -475,6 +478,10 @@ pub trait Log: Send + Sync + 'static {
     /// Returns the number of facts of a shard that `group` has not acknowledged.
     async fn unread_facts(&self, group: &str, shard: Shard) -> Result<u64, Error>;
 
+    /// Returns facts of a shard whose `seq` is above `after`, oldest first, at most `count`, for a reader without a
+    /// group.
+    async fn facts(&self, shard: Shard, after: u64, count: usize) -> Result<Vec<Entry>, Error>;
+
     /// Returns how the server is.
     async fn health(&self) -> Result<Health, Error>;
 
@@ -483,6 +490,29 @@ pub trait Log: Send + Sync + 'static {
 
     /// Returns the number of dead letters of a source's slot.
     async fn dead_letters(&self, source: Source) -> Result<u64, Error>;
+
+    /// Lists dead letters that came after letter `after` (from the first one without it), oldest first, at most `count`.
+    /// Large values are left out; see [`Dead::large`].
+    async fn dead(&self, place: DeadPlace, after: Option<&str>, count: usize) -> Result<Vec<Dead>, Error>;
+
+    /// Returns a dead letter whole.
+    async fn dead_letter(&self, place: DeadPlace, id: &str) -> Result<Option<Dead>, Error>;
+
+    /// Throws a dead letter away; tells whether it was there.
+    async fn drop_dead(&self, place: DeadPlace, id: &str) -> Result<bool, Error>;
+
+    /// Puts a dead letter back to life: appends the facts and the work, or for a drop its original fields to its
+    /// queue, and removes the letter, at once. `false`: it was gone already, or nobody wants it any more (the
+    /// recording is deleted, its generation cancelled), in which case it is gone now.
+    async fn revive(
+        &self,
+        dead: &Dead,
+        facts: Vec<Message>,
+        work: Option<(Source, Message)>,
+    ) -> Result<bool, Error>;
+
+    /// Returns how all streams stand.
+    async fn survey(&self) -> Result<Survey, Error>;
 
     /// Takes or renews the lease on a chore that one program at a time may do; tells whether `holder` has it now.
     async fn lease(&self, chore: &str, holder: &str, length: Duration) -> Result<bool, Error>;

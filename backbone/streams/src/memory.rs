@@ -2,7 +2,7 @@
 //!
 //! It does what the scripts do, in Rust, under one lock. Nothing survives the process.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,8 +12,13 @@ use events::{Lane, RecordingId, SegmentId, Shard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::append::{Append, Appended, Erased};
+use crate::dead::{Dead, DeadPlace};
 use crate::keys::{self, Source};
 use crate::log::*;
+use crate::survey::Survey;
+
+mod acts;
 
 /// A log in memory. Clones share it.
 #[derive(Clone)]
@@ -31,6 +36,8 @@ struct State {
     attempts: HashMap<String, HashMap<String, (u32, Instant)>>,
     models: BTreeMap<String, ModelNote>,
     leases: HashMap<String, (String, Instant)>,
+    /// The `seq` of erased facts, by recording.
+    erased: HashMap<String, BTreeSet<u64>>,
     /// While set, what adds is refused as Redis refuses it at `maxmemory`.
     full: bool,
 }
@@ -132,6 +139,14 @@ impl State {
         stream.last += 1;
         stream.entries.insert(stream.last, fields);
         stream.last
+    }
+
+    /// Appends under an id that tells the time, as ids in Redis do.
+    fn append_now(&mut self, key: &str, fields: Vec<(String, Bytes)>) {
+        let stream = self.streams.entry(key.to_owned()).or_default();
+        let now = u64::try_from(events::now().as_millisecond()).unwrap_or(0);
+        stream.last = stream.last.max(now.saturating_sub(1));
+        self.append(key, fields);
     }
 
     fn append_fact(&mut self, shard: Shard, fact: &Message) {
@@ -394,14 +409,17 @@ impl Log for MemoryLog {
         };
         let shard = commit.source.shard().unwrap_or(Shard(0));
         let deleted = commit.recording.is_some_and(|r| state.strings.contains_key(&keys::deleted(shard, r)));
-        if !deleted {
+        let cancelled = commit.recording.zip(commit.generation).is_some_and(|(recording, generation)| {
+            state.strings.contains_key(&keys::cancelled(shard, recording, generation))
+        });
+        if !deleted && !cancelled {
             commit.facts.iter().for_each(|fact| state.append_fact(shard, fact));
             commit.outputs.iter().for_each(|(queue, message)| state.append_work(*queue, message));
             if let Some(letter) = &commit.dead {
-                let letter =
-                    letter.fields().into_iter().map(|(name, value)| (name.to_owned(), Bytes::from(value)));
+                let letter = letter.fields(commit.source, &commit.id).into_iter();
+                let letter = letter.map(|(name, value)| (name.to_owned(), Bytes::from(value)));
                 let fields = letter.chain(input.fields.iter().cloned()).collect();
-                state.append(&commit.source.dead(), fields);
+                state.append_now(&commit.source.dead(), fields);
             }
         }
         state.acknowledge(&commit.group, commit.source, id);
@@ -419,7 +437,11 @@ impl Log for MemoryLog {
         commit.delete.iter().for_each(|key| drop(state.strings.remove(key)));
         drop(state);
         self.appended.notify_waiters();
-        Ok(if deleted { Outcome::Deleted } else { Outcome::Done })
+        Ok(match (deleted, cancelled) {
+            (true, _) => Outcome::Deleted,
+            (_, true) => Outcome::Cancelled,
+            _ => Outcome::Done,
+        })
     }
 
     async fn acknowledge(&self, group: &str, source: Source, ids: &[String]) -> Result<(), Error> {
@@ -441,6 +463,9 @@ impl Log for MemoryLog {
         if state.strings.contains_key(&keys::deleted(shard, emit.recording)) {
             return Ok(Emitted::Ended(Outcome::Deleted));
         }
+        if state.strings.contains_key(&keys::cancelled(shard, emit.recording, emit.generation)) {
+            return Ok(Emitted::Ended(Outcome::Cancelled));
+        }
         let cursor = state.strings.get(&emit.cursor).cloned().unwrap_or_default();
         if cursor == emit.next.as_bytes() {
             return Ok(Emitted::Repeated);
@@ -456,9 +481,26 @@ impl Log for MemoryLog {
         Ok(Emitted::Done)
     }
 
-    async fn mark_deleted(&self, shard: Shard, recording: RecordingId) -> Result<(), Error> {
-        self.lock().strings.insert(keys::deleted(shard, recording), Bytes::from_static(b"1"));
-        Ok(())
+    async fn append(&self, append: &Append) -> Result<Appended, Error> {
+        self.append_act(append)
+    }
+
+    async fn delete(&self, shard: Shard, recording: RecordingId, fact: &Message) -> Result<Appended, Error> {
+        Ok(self.unwant(shard, recording, keys::deleted(shard, recording), fact))
+    }
+
+    async fn cancel(
+        &self,
+        shard: Shard,
+        recording: RecordingId,
+        generation: u32,
+        fact: &Message,
+    ) -> Result<Appended, Error> {
+        Ok(self.unwant(shard, recording, keys::cancelled(shard, recording, generation), fact))
+    }
+
+    async fn erase(&self, shard: Shard, recording: RecordingId) -> Result<Erased, Error> {
+        Ok(self.erase_recording(shard, recording))
     }
 
     async fn cursor(&self, key: &str) -> Result<String, Error> {
@@ -569,6 +611,10 @@ impl Log for MemoryLog {
         Ok(stream.entries.range(delivered + 1..).count() as u64 + pending)
     }
 
+    async fn facts(&self, shard: Shard, after: u64, count: usize) -> Result<Vec<Entry>, Error> {
+        Ok(self.facts_after(shard, after, count))
+    }
+
     async fn health(&self) -> Result<Health, Error> {
         Ok(Health { memory_share: if self.lock().full { 1.0 } else { 0.0 } })
     }
@@ -592,6 +638,31 @@ impl Log for MemoryLog {
 
     async fn dead_letters(&self, source: Source) -> Result<u64, Error> {
         Ok(self.lock().streams.get(&source.dead()).map_or(0, |stream| stream.entries.len() as u64))
+    }
+
+    async fn dead(&self, place: DeadPlace, after: Option<&str>, count: usize) -> Result<Vec<Dead>, Error> {
+        Ok(self.list_dead(place, after.map_or(0, number), count))
+    }
+
+    async fn dead_letter(&self, place: DeadPlace, id: &str) -> Result<Option<Dead>, Error> {
+        Ok(self.show_dead(place, id))
+    }
+
+    async fn drop_dead(&self, place: DeadPlace, id: &str) -> Result<bool, Error> {
+        Ok(self.take_dead(place, id))
+    }
+
+    async fn revive(
+        &self,
+        dead: &Dead,
+        facts: Vec<Message>,
+        work: Option<(Source, Message)>,
+    ) -> Result<bool, Error> {
+        self.revive_dead(dead, &facts, work)
+    }
+
+    async fn survey(&self) -> Result<Survey, Error> {
+        Ok(self.survey_all())
     }
 
     async fn lease(&self, chore: &str, holder: &str, length: Duration) -> Result<bool, Error> {

@@ -22,6 +22,7 @@ pub fn committed(stage: &'static str, outcome: Outcome, seconds: f64) {
         Outcome::Gone => "gone",
         Outcome::Mismatch => "mismatch",
         Outcome::Deleted => "deleted",
+        Outcome::Cancelled => "cancelled",
     };
     counter!("streams_commits_total", "stage" => stage, "outcome" => outcome).increment(1);
     histogram!("streams_delivery_seconds", "stage" => stage).record(seconds);

@@ -16,11 +16,17 @@ use redis::{
     AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind, Value,
 };
 
+use crate::append::{Append, Appended, Erased};
+use crate::dead::{Dead, DeadPlace};
 use crate::keys::{self, Source};
 use crate::log::*;
+use crate::survey::Survey;
 
+mod acts;
 mod check;
+mod letters;
 mod reply;
+mod survey;
 
 use reply::{entries_of, unexpected};
 
@@ -62,6 +68,17 @@ struct Scripts {
     settle: Script,
     announce: Script,
     lease: Script,
+    append: Script,
+    append_work: Script,
+    unwant: Script,
+    find: Script,
+    erase: Script,
+    compact: Script,
+    facts: Script,
+    dead: Script,
+    revive: Script,
+    revive_work: Script,
+    resubmit: Script,
 }
 
 impl Scripts {
@@ -78,8 +95,24 @@ impl Scripts {
             settle: Script::new(include_str!("scripts/settle.lua")),
             announce: Script::new(include_str!("scripts/announce.lua")),
             lease: Script::new(include_str!("scripts/lease.lua")),
+            append: Script::new(include_str!("scripts/append.lua")),
+            append_work: Script::new(&strict(include_str!("scripts/append.lua"))),
+            unwant: Script::new(include_str!("scripts/unwant.lua")),
+            find: Script::new(include_str!("scripts/find.lua")),
+            erase: Script::new(include_str!("scripts/erase.lua")),
+            compact: Script::new(include_str!("scripts/compact.lua")),
+            facts: Script::new(include_str!("scripts/facts.lua")),
+            dead: Script::new(include_str!("scripts/dead.lua")),
+            revive: Script::new(include_str!("scripts/revive.lua")),
+            revive_work: Script::new(&strict(include_str!("scripts/revive.lua"))),
+            resubmit: Script::new(include_str!("scripts/resubmit.lua")),
         }
     }
+}
+
+/// Returns a script that is refused whole at the memory limit, from one that is not.
+fn strict(script: &str) -> String {
+    script.replacen("#!lua flags=allow-oom", "#!lua", 1)
 }
 
 /// A reply may take this long; blocking reads have their own limit.
@@ -162,8 +195,12 @@ impl RedisLog {
     }
 
     async fn groups(&self, source: Source) -> Result<Vec<reply::Group>, Error> {
+        self.groups_of(&source.key()).await
+    }
+
+    async fn groups_of(&self, key: &str) -> Result<Vec<reply::Group>, Error> {
         let mut command = redis::cmd("XINFO");
-        command.arg("GROUPS").arg(source.key());
+        command.arg("GROUPS").arg(key);
         match self.run::<Value>("read stream groups", &command).await {
             Ok(value) => reply::groups_of(value),
             Err(Error::NoGroup { .. }) => Ok(Vec::new()),
@@ -443,6 +480,12 @@ impl Log for RedisLog {
             Some(recording) => invocation.key(keys::deleted(shard, recording)),
             None => invocation.key(format!("{}:none", source.dead())),
         };
+        match (commit.recording, commit.generation) {
+            (Some(recording), Some(generation)) => {
+                invocation.key(keys::cancelled(shard, recording, generation))
+            }
+            _ => invocation.key(format!("{}:none", source.dead())),
+        };
         invocation.key(source.dead());
         for (queue, _) in outputs {
             invocation.key(queue.key()).key(queue.counter());
@@ -451,7 +494,7 @@ impl Log for RedisLog {
             invocation.key(key);
         }
 
-        let letter = commit.dead.as_ref().map(DeadLetter::fields);
+        let letter = commit.dead.as_ref().map(|letter| letter.fields(*source, &commit.id));
         let letter = letter.as_ref().map_or(&[][..], |fields| fields);
         invocation.arg(&commit.group).arg(&commit.id).arg(&commit.identity);
         invocation.arg(u8::from(source.deletes_done()));
@@ -481,7 +524,8 @@ impl Log for RedisLog {
     async fn emit(&self, emit: &Emit) -> Result<Emitted, Error> {
         let shard = emit.source.shard().unwrap_or(Shard(0));
         let mut invocation = self.scripts.emit.prepare_invoke();
-        invocation.key(emit.source.key()).key(keys::deleted(shard, emit.recording)).key(&emit.cursor);
+        invocation.key(emit.source.key()).key(keys::deleted(shard, emit.recording));
+        invocation.key(keys::cancelled(shard, emit.recording, emit.generation)).key(&emit.cursor);
         invocation.key(emit.queue.key()).key(emit.queue.counter()).key(&emit.speech_key);
         invocation.arg(&emit.group).arg(&emit.id).arg(&emit.identity).arg(&emit.expected).arg(&emit.next);
         let Message { event_id, json, ms, bytes } = &emit.message;
@@ -497,10 +541,26 @@ impl Log for RedisLog {
         })
     }
 
-    async fn mark_deleted(&self, shard: Shard, recording: RecordingId) -> Result<(), Error> {
-        let mut command = redis::cmd("SET");
-        command.arg(keys::deleted(shard, recording)).arg(1).arg("EX").arg(self.config.keep.as_secs());
-        self.run("mark a recording deleted", &command).await
+    async fn append(&self, append: &Append) -> Result<Appended, Error> {
+        self.append_act(append).await
+    }
+
+    async fn delete(&self, shard: Shard, recording: RecordingId, fact: &Message) -> Result<Appended, Error> {
+        self.unwant(shard, recording, keys::deleted(shard, recording), fact).await
+    }
+
+    async fn cancel(
+        &self,
+        shard: Shard,
+        recording: RecordingId,
+        generation: u32,
+        fact: &Message,
+    ) -> Result<Appended, Error> {
+        self.unwant(shard, recording, keys::cancelled(shard, recording, generation), fact).await
+    }
+
+    async fn erase(&self, shard: Shard, recording: RecordingId) -> Result<Erased, Error> {
+        self.erase_recording(shard, recording).await
     }
 
     async fn cursor(&self, key: &str) -> Result<String, Error> {
@@ -627,6 +687,13 @@ impl Log for RedisLog {
         Ok(newest.saturating_sub(read) + group.pending)
     }
 
+    async fn facts(&self, shard: Shard, after: u64, count: usize) -> Result<Vec<Entry>, Error> {
+        let source = Source::Log(shard);
+        let mut invocation = self.scripts.facts.prepare_invoke();
+        invocation.key(source.key()).arg(after).arg(count.max(1));
+        reply::range_of(self.script("read facts", &invocation).await?, source)
+    }
+
     async fn health(&self) -> Result<Health, Error> {
         let info: String = self.run("ask for memory use", redis::cmd("INFO").arg("memory")).await?;
         let number =
@@ -677,6 +744,33 @@ impl Log for RedisLog {
 
     async fn dead_letters(&self, source: Source) -> Result<u64, Error> {
         self.run("count dead letters", redis::cmd("XLEN").arg(source.dead())).await
+    }
+
+    async fn dead(&self, place: DeadPlace, after: Option<&str>, count: usize) -> Result<Vec<Dead>, Error> {
+        self.list_dead_after(place, after, count).await
+    }
+
+    async fn dead_letter(&self, place: DeadPlace, id: &str) -> Result<Option<Dead>, Error> {
+        Ok(self.list_dead(place, id, id, 1, u64::MAX).await?.pop())
+    }
+
+    async fn drop_dead(&self, place: DeadPlace, id: &str) -> Result<bool, Error> {
+        let mut command = redis::cmd("XDEL");
+        command.arg(place.key()).arg(id);
+        Ok(self.run::<u64>("drop a dead letter", &command).await? == 1)
+    }
+
+    async fn revive(
+        &self,
+        dead: &Dead,
+        facts: Vec<Message>,
+        work: Option<(Source, Message)>,
+    ) -> Result<bool, Error> {
+        self.revive_dead(dead, facts, work).await
+    }
+
+    async fn survey(&self) -> Result<Survey, Error> {
+        self.survey_all().await
     }
 
     async fn lease(&self, chore: &str, holder: &str, length: Duration) -> Result<bool, Error> {

@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use redis::{FromRedisValue, Value};
 
+use crate::append::Appended;
+use crate::dead::{Dead, DeadPlace};
 use crate::keys::Source;
 use crate::log::{Admission, Claimed, Entry, Error, Outcome};
 
@@ -38,7 +40,7 @@ fn bytes(value: Value) -> Option<Bytes> {
     }
 }
 
-fn text(value: Value) -> Option<String> {
+pub fn text(value: Value) -> Option<String> {
     String::from_utf8(bytes(value)?.to_vec()).ok()
 }
 
@@ -170,6 +172,7 @@ pub fn outcome_of(word: &str) -> Option<Outcome> {
         "gone" => Outcome::Gone,
         "mismatch" => Outcome::Mismatch,
         "deleted" => Outcome::Deleted,
+        "cancelled" => Outcome::Cancelled,
         _ => return None,
     })
 }
@@ -185,4 +188,54 @@ pub fn admission_of(reply: &[String]) -> Option<Admission> {
         }
         _ => return None,
     })
+}
+
+/// Reads what `append.lua` and `unwant.lua` answered.
+pub fn appended_of(word: &str) -> Option<Appended> {
+    Some(match word {
+        "done" => Appended::Done,
+        "repeated" => Appended::Repeated,
+        "deleted" => Appended::Deleted,
+        _ => return None,
+    })
+}
+
+/// Reads the reply of `dead.lua`.
+pub fn dead_of(value: Value, place: DeadPlace) -> Result<Vec<Dead>, Error> {
+    let shape = || unexpected("read dead letters", "a reply of odd shape");
+    let mut letters = Vec::new();
+    for item in list(value).ok_or_else(shape)? {
+        let mut parts = list(item).ok_or_else(shape)?.into_iter();
+        let id = parts.next().and_then(text).ok_or_else(shape)?;
+        let fields = parts.next().and_then(fields_of).ok_or_else(shape)?;
+        let left_out = parts.next().and_then(fields_of).ok_or_else(shape)?;
+        let size = |bytes: &Bytes| std::str::from_utf8(bytes).ok()?.parse().ok();
+        let large = left_out.into_iter().map(|(name, bytes)| (name, size(&bytes).unwrap_or(0))).collect();
+        letters.push(Dead::read(place, &id, fields, large));
+    }
+    Ok(letters)
+}
+
+/// Reads the reply of `XINFO CONSUMERS`: name, pending, idle milliseconds.
+pub fn consumers_of(value: Value) -> Option<Vec<(String, u64, u64)>> {
+    let consumer = |item| {
+        let info = std::collections::HashMap::<String, Value>::from_redis_value(item).ok()?;
+        let count = |name: &str| info.get(name).and_then(number).unwrap_or(0);
+        Some((text(info.get("name")?.clone())?, count("pending"), count("idle")))
+    };
+    list(value)?.into_iter().map(consumer).collect()
+}
+
+/// Reads a number of entries.
+pub fn count_of(value: &Value) -> u64 {
+    number(value).unwrap_or(0)
+}
+
+/// Reads the counters beside a queue: milliseconds and bytes.
+pub fn weights_of(value: Value) -> (u64, u64) {
+    let mut weights = list(value).unwrap_or_default().into_iter();
+    let mut next = || weights.next().and_then(text)?.parse::<i64>().ok();
+    let (ms, bytes) = (next(), next());
+    let count = |value: Option<i64>| value.unwrap_or(0).max(0) as u64;
+    (count(ms), count(bytes))
 }

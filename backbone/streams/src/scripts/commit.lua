@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
 -- Ends an entry: facts and work are appended, the entry acknowledged and deleted, its speech freed, at once.
--- The first to finish wins; a repeat, a rewound id or deleted data change nothing. Runs at the memory limit,
--- because it frees more than it adds.
--- KEYS: input, attempts, input counter, log, seq, mark of deletion, dead letters,
+-- The first to finish wins; a repeat, a rewound id or deleted data change nothing. What is deleted or cancelled ends
+-- and leaves nothing. Runs at the memory limit, because it frees more than it adds.
+-- KEYS: input, attempts, input counter, log, seq, mark of deletion, mark of cancellation, dead letters,
 --       then (queue, counter) per output, then the keys to delete
 -- ARGV: group, id, identity, delete input (1|0), facts, outputs, dead fields,
 --       then (event_id, json) per fact, (event_id, json, ms, bytes) per output, then the dead letter's fields
@@ -25,30 +25,30 @@ local function id_in(name)
 end
 if (id_in('event_id') or id_in('drop') or '') ~= identity then return 'mismatch' end
 
-local deleted = redis.call('EXISTS', KEYS[6]) == 1
+local unwanted = redis.call('EXISTS', KEYS[6], KEYS[7]) > 0
 local at = 8
 for _ = 1, facts do
-  if not deleted then
+  if not unwanted then
     local seq = redis.call('INCR', KEYS[5])
     redis.call('XADD', KEYS[4], '*', 'seq', seq, 'event_id', ARGV[at], 'event', ARGV[at + 1])
   end
   at = at + 2
 end
 for i = 0, outputs - 1 do
-  local queue, counter = KEYS[8 + 2 * i], KEYS[9 + 2 * i]
-  if not deleted then
+  local queue, counter = KEYS[9 + 2 * i], KEYS[10 + 2 * i]
+  if not unwanted then
     redis.call('XADD', queue, '*', 'event_id', ARGV[at], 'event', ARGV[at + 1], 'ms', ARGV[at + 2], 'bytes', ARGV[at + 3])
     redis.call('HINCRBY', counter, 'ms', ARGV[at + 2])
     redis.call('HINCRBY', counter, 'bytes', ARGV[at + 3])
   end
   at = at + 4
 end
-if dead > 0 and not deleted then
+if dead > 0 and not unwanted then
   local letter = {}
   for i = at, at + dead - 1 do letter[#letter + 1] = ARGV[i] end
   -- A call takes a few thousand arguments; an entry with more fields than any of ours has is cut short.
   for i = 1, math.min(#entry[2], 2000) do letter[#letter + 1] = entry[2][i] end
-  redis.call('XADD', KEYS[7], '*', unpack(letter))
+  redis.call('XADD', KEYS[8], '*', unpack(letter))
 end
 
 redis.call('XACK', KEYS[1], group, id)
@@ -63,5 +63,6 @@ if ARGV[4] == '1' then
     end
   end
 end
-for i = 8 + 2 * outputs, #KEYS do redis.call('DEL', KEYS[i]) end
-return deleted and 'deleted' or 'done'
+for i = 9 + 2 * outputs, #KEYS do redis.call('DEL', KEYS[i]) end
+if unwanted then return redis.call('EXISTS', KEYS[6]) == 1 and 'deleted' or 'cancelled' end
+return 'done'

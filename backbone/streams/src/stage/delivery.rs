@@ -12,8 +12,9 @@ use tracing::Span;
 use super::Options;
 use super::hand::Hand;
 use super::watch::Pauses;
+use crate::dead::DeadLetter;
 use crate::keys::{self, Queue, Source};
-use crate::log::{Commit, DeadLetter, Emit, Emitted, Entry, Error, Message, Outcome, SharedLog};
+use crate::log::{Commit, Emit, Emitted, Entry, Error, Message, Outcome, SharedLog};
 use crate::metrics;
 
 /// What deliveries of one run share.
@@ -160,6 +161,7 @@ impl Delivery {
             id: self.entry.id.clone(),
             identity: self.entry.identity().to_owned(),
             recording: envelope.recording,
+            generation: envelope.generation,
             cursor: keys::cursor(shard, envelope.recording, envelope.generation),
             expected: part.expected,
             next: part.next,
@@ -304,12 +306,17 @@ impl Delivery {
         dead: Option<DeadLetter>,
     ) -> Ended {
         let Context { log, options, .. } = &*self.context;
+        let wanted = self.envelope.as_ref().filter(|e| !matches!(e.event, Event::RecordingDeleted(_)));
         let commit = Commit {
             source: self.entry.source,
             group: options.name.to_owned(),
             id: self.entry.id.clone(),
             identity: self.entry.identity().to_owned(),
-            recording: self.envelope.as_ref().map(|envelope| envelope.recording),
+            // The fact of a deletion is kept though its recording is marked deleted.
+            recording: wanted.map(|envelope| envelope.recording),
+            generation: wanted
+                .filter(|_| self.entry.source.deletes_done())
+                .map(|envelope| envelope.generation),
             facts,
             outputs,
             dead,

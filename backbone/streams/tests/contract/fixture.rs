@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use events::{
     Activation, Audio, Cause, Channels, Claim, DropIdentity, Envelope, Event, EventId, Lane, ModelRef,
-    RecordingId, SegmentCut, SegmentFailed, SegmentId, Settings, Shard, Task, Tenant, TranscriptionRequested,
+    RecordingDeleted, RecordingId, SegmentCut, SegmentFailed, SegmentId, Settings, Shard, Task, Tenant,
+    TranscriptionRequested,
 };
 use streams::memory::MemoryLog;
 use streams::{
@@ -187,7 +188,8 @@ impl Bench {
     }
 
     pub async fn mark_deleted(&self, recording: RecordingId) {
-        self.log.mark_deleted(SHARD, recording).await.expect("mark a recording deleted");
+        let deleted = deletion(recording);
+        self.log.delete(SHARD, recording, &deleted).await.expect("mark a recording deleted");
     }
 }
 
@@ -203,6 +205,7 @@ pub fn commit_of(entry: &Entry, facts: &[Envelope]) -> Commit {
         id: entry.id.clone(),
         identity: entry.identity().to_owned(),
         recording,
+        generation: None,
         facts: facts.iter().map(|fact| Message::fact(fact).expect("a small fact")).collect(),
         outputs: Vec::new(),
         dead: None,
@@ -222,6 +225,7 @@ pub fn emit_of(entry: &Entry, work: &Envelope, index: u32) -> Emit {
         id: entry.id.clone(),
         identity: entry.identity().to_owned(),
         recording: work.recording,
+        generation: work.generation,
         cursor: keys::cursor(work.shard, work.recording, work.generation),
         expected: place(index),
         next: place(index + 1),
@@ -295,6 +299,14 @@ pub fn cut(work: &Envelope, index: u32) -> Envelope {
         lane: Lane::Batch,
     };
     work.follow(event.into(), &format!("0:{index}"), events::now())
+}
+
+/// The fact that a recording is deleted.
+pub fn deletion(recording: RecordingId) -> Message {
+    let event = RecordingDeleted { by: "api".to_owned() };
+    let fact =
+        Envelope { recording, ..requested(0).follow(event.into(), &recording.to_string(), events::now()) };
+    Message::fact(&fact).expect("a small fact")
 }
 
 /// A fact that follows from `work`, told apart by `index`.

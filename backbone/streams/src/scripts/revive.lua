@@ -1,0 +1,20 @@
+#!lua flags=allow-oom
+-- Puts a dead letter back to life: facts and work are appended and the letter removed, at once. Whose recording is
+-- deleted or whose generation is cancelled is only removed. With work it is run without allow-oom.
+-- KEYS: dead letters, mark of deletion, mark of cancellation, log, seq, queue, queue counter
+-- ARGV: letter id, facts, has work (1|0), then (event_id, json) per fact, then event_id, json, ms, bytes of the work
+-- Returns 1, or 0 when it was gone or is not wanted
+if redis.call('XDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
+if redis.call('EXISTS', KEYS[2], KEYS[3]) > 0 then return 0 end
+local at = 4
+for _ = 1, tonumber(ARGV[2]) do
+  local seq = redis.call('INCR', KEYS[5])
+  redis.call('XADD', KEYS[4], '*', 'seq', seq, 'event_id', ARGV[at], 'event', ARGV[at + 1])
+  at = at + 2
+end
+if ARGV[3] == '1' then
+  redis.call('XADD', KEYS[6], '*', 'event_id', ARGV[at], 'event', ARGV[at + 1], 'ms', ARGV[at + 2], 'bytes', ARGV[at + 3])
+  redis.call('HINCRBY', KEYS[7], 'ms', ARGV[at + 2])
+  redis.call('HINCRBY', KEYS[7], 'bytes', ARGV[at + 3])
+end
+return 1
