@@ -1,5 +1,7 @@
 //! What can go wrong, told apart by what the caller can do about it.
 
+use crate::schema::Schema;
+
 /// A database call that did not work.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -22,6 +24,19 @@ pub enum Error {
         /// The newest version this program knows.
         program: i64,
     },
+    /// The tables that serve are those of another release.
+    #[error(
+        "{schema} has tables of layout {layout} and this program writes layout {program}: {}",
+        if layout < program { "run `voiceforge reproject` of this release" } else { "use the newer release of this program" }
+    )]
+    Layout {
+        /// The version that serves.
+        schema: Schema,
+        /// The shape of its tables.
+        layout: i32,
+        /// The shape this program writes.
+        program: i32,
+    },
     /// A migration did not work.
     #[error("prepare the database: {0}")]
     Migrate(#[source] sqlx::migrate::MigrateError),
@@ -39,7 +54,7 @@ pub enum Error {
 impl Error {
     /// Says whether trying again later may help.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Error::Unavailable(_) | Error::NotInstalled)
+        matches!(self, Error::Unavailable(_) | Error::NotInstalled | Error::Layout { .. })
     }
 }
 

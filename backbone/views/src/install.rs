@@ -8,6 +8,8 @@ use sqlx::{ConnectOptions, Connection, PgConnection, Row};
 
 use crate::database::Views;
 use crate::error::Error;
+use crate::projections::{self, Features};
+use crate::schema::Schema;
 
 /// What is done with old data. Only with TimescaleDB's Community edition.
 #[derive(Clone, Debug)]
@@ -148,13 +150,15 @@ async fn install(connection: &mut PgConnection, policies: &Policies) -> Result<I
         let sql = "SELECT set_config('search_path', $1 || ', public', false)";
         sqlx::query(sql).bind(schema).execute(&mut *connection).await?;
     }
-    let community_edition: bool = row.try_get("community")?;
+    let features = Features {
+        timescale: timescale_version.is_some(),
+        community: timescale_version.is_some() && row.try_get("community")?,
+    };
     let mut missing = Vec::new();
-    match (&timescale_version, community_edition) {
+    match (&timescale_version, features.community) {
         (Some(_), true) => {
             run(connection, &timescale(), "control.migrations_timescale").await?;
             run(connection, &community(), "control.migrations_community").await?;
-            set_policies(connection, policies).await?;
         }
         (Some(_), false) => {
             run(connection, &timescale(), "control.migrations_timescale").await?;
@@ -175,7 +179,16 @@ async fn install(connection: &mut PgConnection, policies: &Policies) -> Result<I
             ));
         }
     }
-    if let Err(error) = index_unspaced(connection).await {
+    projections::install(connection, features).await?;
+    let serving: String =
+        sqlx::query_scalar("SELECT schema FROM control.projections WHERE state = 'serving'")
+            .fetch_one(&mut *connection)
+            .await?;
+    let serving: Schema = serving.parse()?;
+    if features.community {
+        set_policies(connection, &serving, policies).await?;
+    }
+    if let Err(error) = projections::index_unspaced(connection, &serving).await {
         tracing::debug!(%error, "no trigram index");
         missing.push(
             "no pg_trgm extension: search in languages without spaces (Chinese, Japanese, Thai ...) reads every \
@@ -224,23 +237,15 @@ fn is_race(error: &Error) -> bool {
     )
 }
 
-/// Trigrams find text without words. The list of languages is that of `transcript::language::UNSPACED`.
-async fn index_unspaced(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query("CREATE EXTENSION IF NOT EXISTS pg_trgm").execute(&mut *connection).await?;
-    sqlx::query(
-        "CREATE INDEX IF NOT EXISTS segments_by_trigrams ON read_v1.segments USING gin (text gin_trgm_ops) \
-         WHERE language IN ('bo', 'ja', 'km', 'lo', 'my', 'th', 'yue', 'zh')",
-    )
-    .execute(&mut *connection)
-    .await?;
-    Ok(())
-}
-
-async fn set_policies(connection: &mut PgConnection, policies: &Policies) -> Result<(), Error> {
-    for (table, after) in [
-        ("log.events", policies.compress_events_after),
-        ("read_v1.segments", policies.compress_segments_after),
-    ] {
+async fn set_policies(
+    connection: &mut PgConnection,
+    serving: &Schema,
+    policies: &Policies,
+) -> Result<(), Error> {
+    let segments = format!("{serving}.segments");
+    for (table, after) in
+        [("log.events", policies.compress_events_after), (&segments, policies.compress_segments_after)]
+    {
         if !is_set(connection, table, "policy_compression", "compress_after", after).await? {
             sqlx::query("SELECT remove_compression_policy($1::text::regclass, if_exists => true)")
                 .bind(table)
@@ -255,9 +260,7 @@ async fn set_policies(connection: &mut PgConnection, policies: &Policies) -> Res
             }
         }
     }
-    for (table, after) in
-        [("log.events", policies.retain_events), ("read_v1.segments", policies.retain_segments)]
-    {
+    for (table, after) in [("log.events", policies.retain_events), (&segments, policies.retain_segments)] {
         if !is_set(connection, table, "policy_retention", "drop_after", after).await? {
             sqlx::query("SELECT remove_retention_policy($1::text::regclass, if_exists => true)")
                 .bind(table)

@@ -2,6 +2,7 @@
 //!
 //! - [`database`]: [`Views`], the way in: a pool of connections with the server's own time limits.
 //! - [`install`]: migrations and policies; what the server has and what is missing.
+//! - [`projections`]: the versions of the read side, [`schema`]: their names.
 //! - [`entry`](mod@entry): [`Entry`], one entry of a log, as it is folded and archived.
 //! - [`apply`](mod@apply): a batch of entries into tables, in one transaction, each event once.
 //! - [`recordings`], [`transcripts`], [`search`], [`usage`]: what readers ask for.
@@ -9,20 +10,24 @@
 //! - [`watch`]: waiting until something happens to a recording.
 //! - [`keys`]: API keys.
 //!
-//! Schemas: `log` (the archive) and `control` (what programs remember) are kept; `read_v1` can be dropped and folded
-//! again from the archive, so every value in it comes from events. The rules of the fold are those of `transcript`:
+//! Schemas: `log` (the archive) and `control` (what programs remember) are kept; the read side, `read_vN`, can be
+//! dropped and folded again from the archive, so every value in it comes from events. Readers ask the views of schema
+//! `read`, which show the version that serves; writers name one. The rules of the fold are those of `transcript`:
 //! the tables hold its facts, and its functions decide what they mean.
 
 pub mod apply;
 pub mod database;
 pub mod entry;
 pub mod error;
+mod fold;
 pub mod install;
 pub mod keys;
 pub mod metrics;
 pub mod page;
 pub mod progress;
+pub mod projections;
 pub mod recordings;
+pub mod schema;
 pub mod search;
 mod segments;
 mod state;
@@ -39,7 +44,9 @@ pub use install::{Installed, Policies};
 pub use keys::{ApiKey, NewKey};
 pub use page::{Page, PageKey, PageKeyError};
 pub use progress::Checkpoint;
+pub use projections::{Projection, Stand};
 pub use recordings::{Filter, RecordingRow};
+pub use schema::Schema;
 pub use search::{Hit, Part, Search, Snippet};
 pub use transcripts::GenerationRow;
 pub use usage::Usage;

@@ -6,7 +6,6 @@ use events::Shard;
 use sqlx::Row;
 use transcript::Status;
 
-use crate::apply::PROJECTION;
 use crate::database::Views;
 use crate::error::Error;
 use crate::state::unsigned;
@@ -37,10 +36,9 @@ impl Views {
              coalesce((SELECT upper(r) - 1 FROM unnest(seen) AS r WHERE lower(r) <= 1), 0) AS contiguous_seq, \
              ARRAY(SELECT lower(r) FROM unnest(int8multirange(int8range(1, upper(seen))) - seen) AS r) AS gaps_first, \
              ARRAY(SELECT upper(r) - 1 FROM unnest(int8multirange(int8range(1, upper(seen))) - seen) AS r) AS gaps_last \
-             FROM (SELECT shard, applied, seen * '{[1,)}'::int8multirange AS seen FROM control.checkpoints \
-                   WHERE projection = $1) AS c ORDER BY shard",
+             FROM (SELECT shard, applied, seen * '{[1,)}'::int8multirange AS seen FROM control.checkpoints) AS c \
+             ORDER BY shard",
         )
-        .bind(PROJECTION)
         .fetch_all(&self.pool)
         .await?;
         let mut checkpoints = Vec::new();
@@ -64,12 +62,9 @@ impl Views {
     /// What the database says.
     pub async fn archived_through(&self, shard: Shard) -> Result<u64, Error> {
         let sql = "SELECT upper(r) - 1 FROM control.checkpoints, unnest(seen) AS r \
-                   WHERE projection = $1 AND shard = $2 AND r @> 1::bigint";
-        let seq: Option<i64> = sqlx::query_scalar(sql)
-            .bind(PROJECTION)
-            .bind(i32::from(shard.0))
-            .fetch_optional(&self.pool)
-            .await?;
+                   WHERE shard = $1 AND r @> 1::bigint";
+        let seq: Option<i64> =
+            sqlx::query_scalar(sql).bind(i32::from(shard.0)).fetch_optional(&self.pool).await?;
         Ok(seq.map_or(0, unsigned))
     }
 
@@ -83,13 +78,12 @@ impl Views {
             return Ok(());
         }
         sqlx::query(
-            "WITH noted AS (INSERT INTO control.gaps (projection, shard, first_seq, last_seq, reason) \
-                            VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING) \
-             INSERT INTO control.checkpoints (projection, shard, seen, applied) \
-             VALUES ($1, $2, int8multirange(int8range($3, $4, '[]')), 0) \
-             ON CONFLICT (projection, shard) DO UPDATE SET seen = checkpoints.seen + excluded.seen",
+            "WITH noted AS (INSERT INTO control.gaps (shard, first_seq, last_seq, reason) \
+                            VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING) \
+             INSERT INTO control.checkpoints (shard, seen, applied) \
+             VALUES ($1, int8multirange(int8range($2, $3, '[]')), 0) \
+             ON CONFLICT (shard) DO UPDATE SET seen = checkpoints.seen + excluded.seen",
         )
-        .bind(PROJECTION)
         .bind(i32::from(shard.0))
         .bind(first)
         .bind(last)
@@ -108,7 +102,7 @@ impl Views {
         let ends: Vec<&str> =
             Status::ALL.iter().filter(|status| status.is_final()).map(|s| s.as_str()).collect();
         let askable: Vec<&String> = drop_ids.iter().filter(|id| !id.contains('\0')).collect();
-        let sql = "SELECT drop_id, status FROM read_v1.recordings WHERE drop_id = ANY($1) AND status = ANY($2) \
+        let sql = "SELECT drop_id, status FROM read.recordings WHERE drop_id = ANY($1) AND status = ANY($2) \
                    ORDER BY submitted_at, id";
         let rows = sqlx::query(sql).bind(askable).bind(ends).fetch_all(&self.pool).await?;
         let mut finished = HashMap::new();

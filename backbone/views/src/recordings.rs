@@ -9,9 +9,9 @@ use sqlx::postgres::PgRow;
 use transcript::{RecordingFacts, State, Status};
 use uuid::Uuid;
 
-use crate::apply::generation;
 use crate::database::Views;
 use crate::error::Error;
+use crate::fold::generation;
 use crate::page::{Page, PageKey};
 use crate::state;
 use crate::time::At;
@@ -66,7 +66,7 @@ impl Views {
     /// # Errors
     /// What the database says.
     pub async fn recording(&self, id: RecordingId) -> Result<Option<RecordingRow>, Error> {
-        let sql = "SELECT *, facts::text AS facts_text FROM read_v1.recordings WHERE id = $1";
+        let sql = "SELECT *, facts::text AS facts_text FROM read.recordings WHERE id = $1";
         let row = sqlx::query(sql).bind(id.as_uuid()).fetch_optional(&self.pool).await?;
         row.as_ref().map(recording).transpose()
     }
@@ -79,7 +79,7 @@ impl Views {
         if drop_id.contains('\0') {
             return Ok(None);
         }
-        let sql = "SELECT *, facts::text AS facts_text FROM read_v1.recordings WHERE drop_id = $1 \
+        let sql = "SELECT *, facts::text AS facts_text FROM read.recordings WHERE drop_id = $1 \
                    ORDER BY submitted_at DESC, id LIMIT 1";
         let row = sqlx::query(sql).bind(drop_id).fetch_optional(&self.pool).await?;
         row.as_ref().map(recording).transpose()
@@ -96,7 +96,7 @@ impl Views {
         limit: u32,
     ) -> Result<Page<RecordingRow>, Error> {
         let rows = sqlx::query(
-            "SELECT *, facts::text AS facts_text FROM read_v1.recordings \
+            "SELECT *, facts::text AS facts_text FROM read.recordings \
              WHERE ($1::text IS NULL OR tenant = $1) AND ($2::text IS NULL OR status = $2) \
              AND ($3::text IS NULL OR name ILIKE $3) \
              AND ($4::timestamptz IS NULL OR submitted_at >= $4) AND ($5::timestamptz IS NULL OR submitted_at < $5) \

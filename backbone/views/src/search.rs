@@ -7,9 +7,9 @@ use sqlx::postgres::PgRow;
 use transcript::language;
 use uuid::Uuid;
 
-use crate::apply::generation;
 use crate::database::Views;
 use crate::error::Error;
+use crate::fold::generation;
 use crate::page::{Page, PageKey};
 use crate::recordings::like;
 use crate::state::unsigned;
@@ -205,14 +205,14 @@ macro_rules! search_where {
 /// the index once. Snippets are made of the page's rows alone.
 const WORDS: &str = concat!(
     "WITH asked AS (SELECT question, array_agg(language) AS languages FROM (\
-         SELECT language, websearch_to_tsquery(read_v1.config(language), ($1::text[])[1]) AS question \
+         SELECT language, websearch_to_tsquery(read.config(language), ($1::text[])[1]) AS question \
          FROM unnest($2::text[]) AS language) AS each_language GROUP BY question), \
      hits AS (SELECT s.submitted_at, s.recording, s.generation, s.channel, s.index, s.start_ms, s.end_ms, s.language, \
          s.text, r.name, asked.question FROM asked \
-         JOIN read_v1.segments s ON s.search @@ asked.question AND s.language = ANY(asked.languages) \
-         JOIN read_v1.recordings r ON r.id = s.recording AND r.generation = s.generation WHERE true ",
+         JOIN read.segments s ON s.search @@ asked.question AND s.language = ANY(asked.languages) \
+         JOIN read.recordings r ON r.id = s.recording AND r.generation = s.generation WHERE true ",
     search_where!(),
-    ") SELECT *, ts_headline(read_v1.config(language), text, question, E'HighlightAll=true, \
+    ") SELECT *, ts_headline(read.config(language), text, question, E'HighlightAll=true, \
      StartSel=\"\\x01\", StopSel=\"\\x02\"') AS snippet FROM hits \
      ORDER BY submitted_at DESC, recording DESC, channel, index"
 );
@@ -220,8 +220,8 @@ const WORDS: &str = concat!(
 /// The list of languages repeats that of the trigram index, so that the index can be used.
 const UNSPACED: &str = concat!(
     "SELECT s.submitted_at, s.recording, s.generation, s.channel, s.index, s.start_ms, s.end_ms, s.language, s.text, \
-     r.name, s.text AS snippet FROM read_v1.segments s \
-     JOIN read_v1.recordings r ON r.id = s.recording AND r.generation = s.generation \
+     r.name, s.text AS snippet FROM read.segments s \
+     JOIN read.recordings r ON r.id = s.recording AND r.generation = s.generation \
      WHERE s.text ILIKE ALL ($1::text[]) AND s.language = ANY($2::text[]) \
      AND s.language IN ('bo', 'ja', 'km', 'lo', 'my', 'th', 'yue', 'zh') ",
     search_where!()

@@ -7,13 +7,15 @@ use sqlx::PgConnection;
 use transcript::{Outcome, Segment};
 use uuid::Uuid;
 
-use crate::apply::{SegmentKey, Touched, to_json};
 use crate::error::Error;
+use crate::fold::{SegmentKey, Touched, to_json};
+use crate::schema::Schema;
 use crate::time::At;
 
 /// Higher round wins, then success over failure, then event id: the order of [`Segment::beats`].
 pub(crate) async fn upsert(
     connection: &mut PgConnection,
+    schema: &Schema,
     recordings: &BTreeMap<RecordingId, Touched>,
     segments: &BTreeMap<SegmentKey, Segment>,
 ) -> Result<(), Error> {
@@ -24,8 +26,8 @@ pub(crate) async fn upsert(
     for (key, segment) in segments {
         columns.push(key, &recordings[&key.0], segment);
     }
-    sqlx::query(
-        "INSERT INTO read_v1.segments (submitted_at, recording, generation, channel, index, tenant, round, event_id, \
+    sqlx::query(schema.sql(
+        "INSERT INTO {schema}.segments (submitted_at, recording, generation, channel, index, tenant, round, event_id, \
          occurred_at, start_ms, end_ms, language, text, spans, model, infer_ms, cause_code, cause_message, attempts) \
          SELECT submitted_at, recording, generation, channel, index, tenant, round, event_id, \
          occurred_at, start_ms, end_ms, language, text, spans::jsonb, model, infer_ms, cause_code, cause_message, attempts \
@@ -41,7 +43,7 @@ pub(crate) async fn upsert(
          cause_message = excluded.cause_message, attempts = excluded.attempts \
          WHERE (excluded.round, excluded.cause_code IS NULL, excluded.event_id) \
              > (segments.round, segments.cause_code IS NULL, segments.event_id)",
-    )
+    ))
     .bind(columns.submitted_at)
     .bind(columns.recording)
     .bind(columns.generation)

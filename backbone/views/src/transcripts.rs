@@ -6,9 +6,9 @@ use sqlx::postgres::PgRow;
 use transcript::{GenerationFacts, Outcome, RecordingFacts, Segment, State, Transcript};
 use uuid::Uuid;
 
-use crate::apply::generation;
 use crate::database::Views;
 use crate::error::Error;
+use crate::fold::generation;
 use crate::state::{self, unsigned};
 use crate::time::At;
 
@@ -43,10 +43,10 @@ impl Views {
             "SELECT t.*, t.facts::text AS facts_text, r.facts::text AS about, s.channel, s.index, s.round AS segment_round, \
              s.event_id, s.occurred_at, s.start_ms, s.end_ms, s.language AS segment_language, s.text, \
              s.spans::text AS spans, s.model AS segment_model, s.infer_ms, s.cause_code, s.cause_message, s.attempts \
-             FROM read_v1.recordings r \
-             JOIN read_v1.transcripts t ON t.submitted_at = r.submitted_at AND t.recording = r.id \
+             FROM read.recordings r \
+             JOIN read.transcripts t ON t.submitted_at = r.submitted_at AND t.recording = r.id \
              AND t.generation = coalesce($2, r.generation) \
-             LEFT JOIN read_v1.segments s ON s.submitted_at = r.submitted_at AND s.recording = r.id \
+             LEFT JOIN read.segments s ON s.submitted_at = r.submitted_at AND s.recording = r.id \
              AND s.generation = t.generation \
              WHERE r.id = $1 ORDER BY s.channel, s.index",
         )
@@ -73,8 +73,8 @@ impl Views {
     /// What the database says.
     pub async fn generations(&self, recording: RecordingId) -> Result<Vec<GenerationRow>, Error> {
         let rows = sqlx::query(
-            "SELECT t.*, t.facts::text AS facts_text FROM read_v1.recordings r \
-             JOIN read_v1.transcripts t ON t.submitted_at = r.submitted_at AND t.recording = r.id \
+            "SELECT t.*, t.facts::text AS facts_text FROM read.recordings r \
+             JOIN read.transcripts t ON t.submitted_at = r.submitted_at AND t.recording = r.id \
              WHERE r.id = $1 ORDER BY t.generation",
         )
         .bind(recording.as_uuid())

@@ -41,7 +41,7 @@ impl Views {
     ) -> Result<Vec<Usage>, Error> {
         let rows = sqlx::query(
             "SELECT hour, tenant, recordings, audio_ms, transcripts, transcribed_ms, failed_segments \
-             FROM read_v1.usage_hourly WHERE hour >= $1 AND hour < $2 AND ($3::text IS NULL OR tenant = $3) \
+             FROM read.usage_hourly WHERE hour >= $1 AND hour < $2 AND ($3::text IS NULL OR tenant = $3) \
              ORDER BY hour, tenant",
         )
         .bind(At::new(from))
@@ -72,14 +72,18 @@ impl Views {
     /// # Errors
     /// What the database says.
     pub async fn refresh_usage(&self, from: Timestamp, until: Timestamp) -> Result<(), Error> {
-        let sql = "SELECT e.extnamespace::regnamespace::text FROM pg_extension e \
-                   JOIN pg_class v ON v.oid = 'read_v1.usage_hourly'::regclass \
-                   WHERE e.extname = 'timescaledb' AND pg_get_viewdef(v.oid) ~ '_materialized_hypertable_'";
-        let schema: Option<String> = sqlx::query_scalar(sql).fetch_optional(&self.pool).await?;
-        if let Some(schema) = schema {
+        let schema = self.serving().await?;
+        let sql = schema.sql(
+            "SELECT e.extnamespace::regnamespace::text FROM pg_extension e \
+             JOIN pg_class v ON v.oid = '{schema}.usage_hourly'::regclass \
+             WHERE e.extname = 'timescaledb' AND pg_get_viewdef(v.oid) ~ '_materialized_hypertable_'",
+        );
+        let extension: Option<String> = sqlx::query_scalar(sql).fetch_optional(&self.pool).await?;
+        if let Some(extension) = extension {
             // A schema's name as the server quoted it.
             let sql = AssertSqlSafe(format!(
-                "CALL {schema}.refresh_continuous_aggregate('read_v1.usage_hourly', $1::timestamptz, $2::timestamptz)"
+                "CALL {extension}.refresh_continuous_aggregate('{schema}.usage_hourly', $1::timestamptz, \
+                 $2::timestamptz)"
             ));
             sqlx::query(sql).bind(At::new(from)).bind(At::new(until)).execute(&self.pool).await?;
         }

@@ -21,44 +21,38 @@ CREATE TABLE log.events (
 CREATE INDEX events_by_seq ON log.events (shard, seq);
 CREATE INDEX events_by_recording ON log.events (recording, seq);
 
--- Decides what is new to a projection. Not the place in a stream: those repeat after a failover.
+-- Decides what is new. Not the place in a log: those repeat after a failover.
 CREATE TABLE control.inbox (
-    projection text    NOT NULL,
-    event_id   uuid    NOT NULL,
-    shard      integer NOT NULL,
-    seq        bigint  NOT NULL,
-    PRIMARY KEY (projection, event_id)
+    event_id uuid    PRIMARY KEY,
+    shard    integer NOT NULL,
+    seq      bigint  NOT NULL
 );
 
--- Which seqs of a shard's log a projection has seen, as ranges: one range when nothing is missing.
+-- Which seqs of a shard's log are folded and archived, as ranges: one range when nothing is missing.
 CREATE TABLE control.checkpoints (
-    projection text           NOT NULL,
-    shard      integer        NOT NULL,
-    seen       int8multirange NOT NULL,
-    applied    bigint         NOT NULL,
-    PRIMARY KEY (projection, shard)
+    shard   integer        PRIMARY KEY,
+    seen    int8multirange NOT NULL,
+    applied bigint         NOT NULL
 );
 
 -- Seqs that will never come, and why: `seen` counts them as seen.
 CREATE TABLE control.gaps (
-    projection text        NOT NULL,
-    shard      integer     NOT NULL,
-    first_seq  bigint      NOT NULL,
-    last_seq   bigint      NOT NULL,
-    reason     text        NOT NULL,
-    noted_at   timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (projection, shard, first_seq, last_seq)
+    shard     integer     NOT NULL,
+    first_seq bigint      NOT NULL,
+    last_seq  bigint      NOT NULL,
+    reason    text        NOT NULL,
+    noted_at  timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (shard, first_seq, last_seq)
 );
 
 -- Two events with one seq: the log was rolled back by a failover after the first was read.
 CREATE TABLE control.conflicts (
-    projection   text        NOT NULL,
     shard        integer     NOT NULL,
     seq          bigint      NOT NULL,
     first_event  uuid        NOT NULL,
     second_event uuid        NOT NULL,
     noted_at     timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (projection, shard, seq, second_event)
+    PRIMARY KEY (shard, seq, second_event)
 );
 
 CREATE TABLE control.tenants (

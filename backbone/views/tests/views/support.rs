@@ -23,7 +23,7 @@ impl Database {
         self.views.apply(entries).await.unwrap()
     }
 
-    /// Everything in `read_v1`, as text, a line per row.
+    /// Everything that readers see, as text, a line per row.
     pub async fn dump(&self) -> String {
         dump(&mut self.connection().await).await
     }
@@ -36,7 +36,7 @@ pub async fn dump(connection: &mut PgConnection) -> String {
         ("transcripts", "recording, generation"),
         ("segments", "recording, generation, channel, index"),
     ] {
-        let sql = format!("SELECT t::text AS line FROM read_v1.{table} t ORDER BY {order}");
+        let sql = format!("SELECT t::text AS line FROM read.{table} t ORDER BY {order}");
         for row in sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut *connection).await.unwrap() {
             text += &format!("{table}: {}\n", row.get::<String, _>("line"));
         }

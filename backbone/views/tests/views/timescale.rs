@@ -55,7 +55,7 @@ async fn run_job(connection: &mut PgConnection, job: i64) {
 
 async fn clean(connection: &mut PgConnection) {
     run(connection, "SET search_path TO public").await;
-    run(connection, "DROP SCHEMA IF EXISTS read_v1 CASCADE; DROP SCHEMA IF EXISTS log CASCADE; DROP SCHEMA IF EXISTS control CASCADE").await;
+    run(connection, "DROP SCHEMA IF EXISTS read CASCADE; DROP SCHEMA IF EXISTS read_v1 CASCADE; DROP SCHEMA IF EXISTS log CASCADE; DROP SCHEMA IF EXISTS control CASCADE").await;
 }
 
 async fn empty(connection: &mut PgConnection) {

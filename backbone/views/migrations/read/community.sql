@@ -1,18 +1,13 @@
 -- What only the Community edition can do: compressed slices, and usage added up as it comes.
-ALTER TABLE log.events SET (
-    timescaledb.compress,
-    timescaledb.compress_segmentby = 'shard',
-    timescaledb.compress_orderby = 'occurred_at, event_id'
-);
-ALTER TABLE read_v1.segments SET (
+ALTER TABLE {schema}.segments SET (
     timescaledb.compress,
     timescaledb.compress_segmentby = 'recording',
     timescaledb.compress_orderby = 'submitted_at, generation, channel, index'
 );
 
-DROP VIEW read_v1.usage_hourly;
+DROP VIEW {schema}.usage_hourly;
 -- Real time: hours that are not added up yet are computed when read.
-CREATE MATERIALIZED VIEW read_v1.usage_hourly
+CREATE MATERIALIZED VIEW {schema}.usage_hourly
 WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS
 SELECT time_bucket(INTERVAL '1 hour', submitted_at) AS hour,
        tenant,
@@ -21,8 +16,8 @@ SELECT time_bucket(INTERVAL '1 hour', submitted_at) AS hour,
        count(*)                                                AS transcripts,
        sum(transcribed_ms)::bigint                             AS transcribed_ms,
        sum(failed_segments)::bigint                            AS failed_segments
-FROM read_v1.transcripts
+FROM {schema}.transcripts
 GROUP BY 1, 2
 WITH NO DATA;
-SELECT add_continuous_aggregate_policy('read_v1.usage_hourly', start_offset => INTERVAL '3 days',
+SELECT add_continuous_aggregate_policy('{schema}.usage_hourly', start_offset => INTERVAL '3 days',
                                        end_offset => INTERVAL '1 hour', schedule_interval => INTERVAL '30 minutes');

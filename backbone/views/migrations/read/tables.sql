@@ -1,10 +1,10 @@
--- What readers see. Everything here is folded from events and can be dropped and folded again; so nothing here takes
--- a value from the clock of the database.
-CREATE SCHEMA read_v1;
+-- The read side. Everything here is folded from events and can be dropped and folded again; so nothing here takes a
+-- value from the clock of the database.
+CREATE SCHEMA {schema};
 
 -- One row per recording. `generation` is the one that readers see; the columns from `status` on are its state.
 -- `facts` is what the fold knows of the recording itself.
-CREATE TABLE read_v1.recordings (
+CREATE TABLE {schema}.recordings (
     id                   uuid        PRIMARY KEY,
     submitted_at         timestamptz NOT NULL,
     tenant               text        NOT NULL,
@@ -24,13 +24,9 @@ CREATE TABLE read_v1.recordings (
     completed_at         timestamptz,
     facts                jsonb       NOT NULL
 );
-CREATE INDEX recordings_by_time ON read_v1.recordings (submitted_at DESC, id DESC);
-CREATE INDEX recordings_by_tenant ON read_v1.recordings (tenant, submitted_at DESC, id DESC);
-CREATE INDEX recordings_by_status ON read_v1.recordings (status, submitted_at DESC, id DESC);
-CREATE INDEX recordings_by_drop ON read_v1.recordings (drop_id);
 
 -- One row per recording and generation. `facts` is what the fold knows of this transcription besides its segments.
-CREATE TABLE read_v1.transcripts (
+CREATE TABLE {schema}.transcripts (
     submitted_at         timestamptz NOT NULL,
     recording            uuid        NOT NULL,
     generation           bigint      NOT NULL,
@@ -54,10 +50,9 @@ CREATE TABLE read_v1.transcripts (
     facts                jsonb       NOT NULL,
     PRIMARY KEY (submitted_at, recording, generation)
 );
-CREATE INDEX transcripts_by_recording ON read_v1.transcripts (recording, generation);
 
 -- The rules of the full-text index for a language of Whisper.
-CREATE FUNCTION read_v1.config(language text) RETURNS regconfig
+CREATE FUNCTION {schema}.config(language text) RETURNS regconfig
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE language
     WHEN 'ar' THEN 'pg_catalog.arabic'::regconfig      WHEN 'hy' THEN 'pg_catalog.armenian'::regconfig
@@ -78,7 +73,7 @@ RETURN CASE language
 END;
 
 -- One row per segment that ended. With text: `cause_code` is null. Without: `language` to `infer_ms` are null.
-CREATE TABLE read_v1.segments (
+CREATE TABLE {schema}.segments (
     submitted_at  timestamptz NOT NULL,
     recording     uuid        NOT NULL,
     generation    bigint      NOT NULL,
@@ -98,13 +93,12 @@ CREATE TABLE read_v1.segments (
     cause_code    text,
     cause_message text,
     attempts      bigint,
-    search        tsvector    NOT NULL GENERATED ALWAYS AS (to_tsvector(read_v1.config(language), coalesce(text, ''))) STORED,
+    search        tsvector    NOT NULL GENERATED ALWAYS AS (to_tsvector({schema}.config(language), coalesce(text, ''))) STORED,
     PRIMARY KEY (submitted_at, recording, generation, channel, index)
 );
-CREATE INDEX segments_by_words ON read_v1.segments USING gin (search);
 
 -- What each tenant used, by the hour in which recordings were submitted.
-CREATE VIEW read_v1.usage_hourly AS
+CREATE VIEW {schema}.usage_hourly AS
 SELECT date_trunc('hour', submitted_at, 'UTC') AS hour,
        tenant,
        count(*) FILTER (WHERE generation = 0)                  AS recordings,
@@ -112,5 +106,5 @@ SELECT date_trunc('hour', submitted_at, 'UTC') AS hour,
        count(*)                                                AS transcripts,
        sum(transcribed_ms)::bigint                             AS transcribed_ms,
        sum(failed_segments)::bigint                            AS failed_segments
-FROM read_v1.transcripts
+FROM {schema}.transcripts
 GROUP BY 1, 2;
