@@ -14,7 +14,7 @@ use bytes::Bytes;
 use events::Cause;
 use futures::stream::BoxStream;
 use service::env::{self, Env, Reader, Strings};
-use service::store::BoxError;
+use service::store::{BUCKET_SCHEMES, BoxError};
 use url::Url;
 
 use crate::drop::shown;
@@ -22,7 +22,7 @@ use crate::drop::shown;
 /// What a drop's uri may name.
 #[derive(Clone, Debug, Default)]
 pub struct Roots {
-    /// Folders (`file:`) and buckets (`s3:`) that uris may point into.
+    /// Folders (`file:`) and buckets (`s3:`, `gs:`, `az:`, `abfs:`, `abfss:`) that uris may point into.
     pub uris: Vec<Url>,
     /// Whether `http:` and `https:` uris are fetched.
     pub web: bool,
@@ -64,7 +64,7 @@ fn check_root(root: &str) -> Result<(), String> {
     let url: Url = root.parse().map_err(|error| format!("is not a URL ({error})"))?;
     match url.scheme() {
         "file" if url.to_file_path().is_ok() => Ok(()),
-        "s3" if url.host_str().is_some() => Ok(()),
+        scheme if BUCKET_SCHEMES.contains(&scheme) && url.host_str().is_some() => Ok(()),
         _ => {
             Err("is neither a folder such as file:///srv/audio nor a bucket such as s3://bucket/calls"
                 .to_owned())
@@ -154,10 +154,12 @@ impl Sources {
     pub async fn open_uri(&self, uri: &Url) -> Result<Incoming, SourceError> {
         match (uri.scheme(), &self.web) {
             ("file", _) => file::open(&self.folders, uri).await.map_err(|error| self.explain(error, uri)),
-            ("s3", _) => match self.buckets.iter().find_map(|bucket| Some((bucket, bucket.path_of(uri)?))) {
-                Some((bucket, path)) => bucket.fetch(&path, uri).await,
-                None => Err(self.not_allowed(uri)),
-            },
+            (scheme, _) if BUCKET_SCHEMES.contains(&scheme) => {
+                match self.buckets.iter().find_map(|bucket| Some((bucket, bucket.path_of(uri)?))) {
+                    Some((bucket, path)) => bucket.fetch(&path, uri).await,
+                    None => Err(self.not_allowed(uri)),
+                }
+            }
             ("http" | "https", Some(web)) => web.fetch(uri.clone()).await,
             ("http" | "https", None) => Err(SourceError::refused(
                 "uri_not_allowed",
@@ -165,7 +167,10 @@ impl Sources {
             )),
             (scheme, _) => Err(SourceError::refused(
                 "uri_not_allowed",
-                format!("uris of scheme {} are not fetched here; use file, s3, http or https", shown(scheme)),
+                format!(
+                    "uris of scheme {} are not fetched here; use file, s3, gs, az, http or https",
+                    shown(scheme)
+                ),
             )),
         }
     }
@@ -187,13 +192,16 @@ impl Sources {
     }
 }
 
-/// A uri without user, password, query and fragment, cut to a bearable length.
+/// A uri without user, password, query and fragment, cut to a bearable length. On Azure what stands for the user is
+/// the container.
 fn show_uri(uri: &Url) -> String {
     let mut plain = uri.clone();
     plain.set_query(None);
     plain.set_fragment(None);
     // Both fail only for uris that cannot have them.
-    let _ = plain.set_username("");
+    if !BUCKET_SCHEMES.contains(&uri.scheme()) {
+        let _ = plain.set_username("");
+    }
     let _ = plain.set_password(None);
     plain.as_str().chars().take(512).collect()
 }

@@ -3,6 +3,7 @@
 //! What [`AudioStore::put_stream`] has taken in survives a crash: in a local folder the file and its directory are
 //! synced before it returns, and a half-written file never stands under its key.
 
+mod bucket;
 mod key;
 mod reader;
 mod upload;
@@ -10,6 +11,7 @@ mod upload;
 #[cfg(test)]
 mod tests;
 
+pub use bucket::{BUCKET_SCHEMES, open_bucket};
 pub use key::Key;
 pub use reader::RangeReader;
 pub use upload::Stored;
@@ -67,7 +69,7 @@ pub enum StoreError {
     },
     /// This is no place for a store.
     #[error(
-        "{location:?} cannot be an audio store: {problem}; expected a folder, or a URL such as s3://bucket/folder"
+        "{location:?} cannot be an audio store: {problem}; expected a folder, or a URL such as s3://bucket/folder, gs://bucket/folder or az://container/folder"
     )]
     BadLocation {
         /// What was given, without a password.
@@ -100,7 +102,7 @@ impl StoreError {
         match error {
             object_store::Error::NotFound { .. } => StoreError::NotFound { key: key.clone() },
             error if is_full(&error) => StoreError::Full { action, source: Box::new(error) },
-            error => StoreError::Failed { action, source: Box::new(error) },
+            error => StoreError::Failed { action, source: bucket::explain(error) },
         }
     }
 
@@ -136,9 +138,10 @@ pub struct AudioStore {
 }
 
 impl AudioStore {
-    /// Opens the store at `location`: a folder (made if missing), `file://`, `s3://bucket/folder`, or `memory:///`
-    /// for one that ends with the process. Keys and regions of object stores come from the environment, under the
-    /// names their own tools use, such as `AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT` and `AWS_REGION`.
+    /// Opens the store at `location`: a folder (made if missing), `file://`, a folder in a bucket such as
+    /// `s3://bucket/folder`, `gs://bucket/folder` or `az://container/folder`, or `memory:///` for one that ends with
+    /// the process. Keys, regions and endpoints of buckets come from the environment, under the names their own tools
+    /// use, such as `AWS_ACCESS_KEY_ID`, `GOOGLE_APPLICATION_CREDENTIALS` and `AZURE_STORAGE_ACCOUNT_NAME`.
     ///
     /// # Errors
     /// [`StoreError::BadLocation`], also when the folder cannot be made.
@@ -163,14 +166,8 @@ impl AudioStore {
                 .map_err(|()| bad("it is not an absolute path on this machine".to_owned()))?;
             return open_folder(&folder).map_err(|error| bad(chain(error.as_ref())));
         }
-        crate::install_tls();
-        let ours = ["AWS_", "AZURE_", "GOOGLE_"];
-        let names =
-            strings.names().into_iter().filter(|name| ours.iter().any(|prefix| name.starts_with(prefix)));
-        let options = names.filter_map(|name| strings.get(&name).map(|value| (name, value)));
-        let (store, prefix) =
-            object_store::parse_url_opts(&url, options).map_err(|error| bad(chain(&error)))?;
-        Ok(AudioStore { store: Arc::from(store), prefix, root: None })
+        let (store, prefix) = open_bucket(&url, strings).map_err(bad)?;
+        Ok(AudioStore { store, prefix, root: None })
     }
 
     /// Stores what `body` yields under `key`, replacing what was there, and returns its size and SHA-256 once it is

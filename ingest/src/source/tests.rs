@@ -113,6 +113,24 @@ async fn buckets_are_matched_by_name_and_whole_folder_names() {
         "s3://bucket/a.mp3",
         "s3://other/calls/a.mp3",
         "s3://bucket/calls/../a.mp3",
+        "s3://user@bucket/calls/a.mp3",
+        "gs://bucket/calls/a.mp3",
+    ] {
+        assert_eq!(path(outside), None, "{outside}");
+    }
+}
+
+#[tokio::test]
+async fn containers_of_one_account_are_told_apart() {
+    let root = "abfss://calls@ada.dfs.core.windows.net/2026".parse().unwrap();
+    let variables = Map::from([("AZURE_STORAGE_ACCOUNT_KEY", "a2V5")]);
+    let bucket = object::Bucket::open(&root, &variables).unwrap();
+    let path = |uri: &str| bucket.path_of(&uri.parse().unwrap()).map(|path| path.to_string());
+    assert_eq!(path("abfss://calls@ada.dfs.core.windows.net/2026/a.mp3").as_deref(), Some("2026/a.mp3"));
+    for outside in [
+        "abfss://pay@ada.dfs.core.windows.net/2026/a.mp3",
+        "abfss://calls@eve.dfs.core.windows.net/2026/a.mp3",
+        "abfss://ada.dfs.core.windows.net/2026/a.mp3",
     ] {
         assert_eq!(path(outside), None, "{outside}");
     }
@@ -120,7 +138,7 @@ async fn buckets_are_matched_by_name_and_whole_folder_names() {
 
 #[tokio::test]
 async fn objects_are_fetched_and_missing_ones_refused() {
-    let bucket = |reply: &'static str| async move {
+    async fn bucket(root: &str, reply: &'static str) -> Sources {
         let (port, _) = serve(move |_| reply.to_owned()).await;
         let endpoint = format!("http://127.0.0.1:{port}");
         let variables = Map::from([
@@ -129,21 +147,32 @@ async fn objects_are_fetched_and_missing_ones_refused() {
             ("AWS_REGION", "eu-central-1"),
             ("AWS_ACCESS_KEY_ID", "x"),
             ("AWS_SECRET_ACCESS_KEY", "y"),
+            ("GOOGLE_BASE_URL", endpoint.as_str()),
+            ("GOOGLE_SKIP_SIGNATURE", "true"),
+            ("AZURE_STORAGE_ACCOUNT_NAME", "ada"),
+            ("AZURE_STORAGE_ACCOUNT_KEY", "a2V5"),
+            ("AZURE_STORAGE_ENDPOINT", endpoint.as_str()),
+            ("AZURE_ALLOW_HTTP", "true"),
         ]);
-        let uris = vec!["s3://bucket/calls".parse().unwrap()];
+        let uris = vec![root.parse().unwrap()];
         Sources::open_with(Roots { uris, ..Roots::default() }, &variables).unwrap()
-    };
-    let uri = "s3://bucket/calls/a.mp3".parse().unwrap();
-    let fine = bucket(
-        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nETag: \"e\"\r\n\
-         Last-Modified: Tue, 05 May 2026 10:00:00 GMT\r\nConnection: close\r\n\r\nsound",
-    );
-    let incoming = fine.await.open_uri(&uri).await.unwrap();
-    assert_eq!((incoming.bytes, incoming.shown.as_str()), (Some(5), "s3://bucket/calls/a.mp3"));
-    assert_eq!(text_of(incoming).await, "sound");
-    let missing = bucket("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
-    assert_eq!(code_of(&missing, uri.as_str()).await, "not_found");
-    assert_eq!(code_of(&missing, "s3://other/calls/a.mp3").await, "uri_not_allowed");
+    }
+    for scheme in ["s3", "gs", "az"] {
+        let (root, uri) = (format!("{scheme}://bucket/calls"), format!("{scheme}://bucket/calls/a.mp3"));
+        let fine = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nETag: \"e\"\r\n\
+             Last-Modified: Tue, 05 May 2026 10:00:00 GMT\r\nConnection: close\r\n\r\nsound";
+        let incoming = bucket(&root, fine).await.open_uri(&uri.parse().unwrap()).await.unwrap();
+        assert_eq!(
+            (incoming.scheme, incoming.bytes, incoming.shown.as_str()),
+            (scheme, Some(5), uri.as_str())
+        );
+        assert_eq!(text_of(incoming).await, "sound");
+        let missing = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        let missing = bucket(&root, missing).await;
+        assert_eq!(code_of(&missing, &uri).await, "not_found");
+        let other = format!("{scheme}://other/calls/a.mp3");
+        assert_eq!(code_of(&missing, &other).await, "uri_not_allowed");
+    }
 }
 
 /// A server on this machine that answers every request with `reply` and counts them.
@@ -260,10 +289,17 @@ async fn a_body_cut_short_is_an_error() {
 
 #[test]
 fn roots_are_checked() {
-    for good in ["file:///srv/audio", "s3://bucket", "s3://bucket/calls"] {
+    for good in [
+        "file:///srv/audio",
+        "s3://bucket",
+        "s3://bucket/calls",
+        "gs://bucket",
+        "az://container/calls",
+        "abfss://container@ada.dfs.core.windows.net/calls",
+    ] {
         assert_eq!(check_root(good), Ok(()), "{good}");
     }
-    for bad in ["srv/audio", "http://host/", "file://host/srv", "gs://bucket", "s3:///"] {
+    for bad in ["srv/audio", "http://host/", "file://host/srv", "ftp://bucket", "s3:///"] {
         assert!(check_root(bad).is_err(), "{bad}");
     }
 }

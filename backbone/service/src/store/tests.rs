@@ -1,6 +1,9 @@
 use std::io::{Read, Seek, SeekFrom};
 
 use futures::stream;
+use warp::Filter;
+use warp::http::{Method, Response};
+use warp::path::FullPath;
 
 use super::*;
 use crate::env::Map;
@@ -213,7 +216,9 @@ fn bad_locations_say_why() {
     for (location, why) in [
         (file.to_str().unwrap(), "File exists"),
         ("ftp://ada:geheim@host/audio", "ftp"),
-        ("gs://bucket/audio", "not enabled"),
+        ("https://host/audio", "not enabled"),
+        ("az://container/audio", "set AZURE_STORAGE_ACCOUNT_NAME"),
+        ("abfss://container@host/audio", "abfss"),
         ("s3://", "s3"),
         ("file://elsewhere/audio", "absolute path"),
     ] {
@@ -223,13 +228,109 @@ fn bad_locations_say_why() {
 }
 
 #[test]
-fn object_stores_take_their_settings_from_variables() {
-    let variables = Map::from([
-        ("AWS_REGION", "eu-central-1"),
-        ("AWS_ACCESS_KEY_ID", "id"),
-        ("AWS_SECRET_ACCESS_KEY", "s"),
-    ]);
-    let store = AudioStore::open_with("s3://bucket/some/folder", &variables).unwrap();
-    assert_eq!(store.path(&key("ada/r-1")).as_ref(), "some/folder/ada/r-1");
-    assert_eq!(store.local_path(&key("ada/r-1")), None);
+fn buckets_take_their_settings_from_variables() {
+    let aws = [("AWS_REGION", "eu-central-1"), ("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "s")];
+    let azure = [("AZURE_STORAGE_ACCOUNT_NAME", "ada"), ("AZURE_STORAGE_ACCOUNT_KEY", "a2V5")];
+    let azure_command = [("AZURE_STORAGE_ACCOUNT", "ada"), ("AZURE_STORAGE_KEY", "a2V5")];
+    for (location, variables) in [
+        ("s3://bucket/some/folder", Map::from(aws)),
+        ("gs://bucket/some/folder", Map::from([("GOOGLE_BEARER_TOKEN", "t")])),
+        ("az://container/some/folder", Map::from(azure)),
+        ("abfs://container/some/folder", Map::from(azure_command)),
+        (
+            "abfss://container@ada.dfs.core.windows.net/some/folder",
+            Map::from([("AZURE_STORAGE_ACCOUNT_KEY", "a2V5")]),
+        ),
+    ] {
+        let store = AudioStore::open_with(location, &variables).unwrap();
+        assert_eq!(store.path(&key("ada/r-1")).as_ref(), "some/folder/ada/r-1", "{location}");
+        assert_eq!(store.local_path(&key("ada/r-1")), None, "{location}");
+    }
+}
+
+#[test]
+fn a_file_of_credentials_that_is_not_there_is_named() {
+    let variables = Map::from([("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere/key.json")]);
+    let error = AudioStore::open_with("gs://bucket/audio", &variables).unwrap_err().to_string();
+    assert!(error.contains("/nowhere/key.json") && error.contains("No such file"), "{error}");
+}
+
+/// Objects by path, as each cloud puts and reads them; whoever asks for an identity is told that there is none.
+async fn cloud() -> u16 {
+    type Objects = Arc<std::sync::Mutex<std::collections::BTreeMap<String, Bytes>>>;
+    let objects = Objects::default();
+    let answer = move |method: Method, path: FullPath, body: Bytes| {
+        let reply = Response::builder()
+            .header("etag", "\"1\"")
+            .header("last-modified", "Tue, 05 May 2026 10:00:00 GMT");
+        let mut objects = objects.lock().unwrap();
+        let (status, body) = match (method, objects.get(path.as_str())) {
+            (Method::PUT, _) if path.as_str().starts_with("/v/") => {
+                objects.insert(path.as_str().to_owned(), body);
+                (201, Bytes::new())
+            }
+            (Method::GET | Method::HEAD, Some(object)) => (200, object.clone()),
+            _ => (404, Bytes::new()),
+        };
+        reply.status(status).body(body.to_vec()).unwrap()
+    };
+    let routes = warp::method().and(warp::path::full()).and(warp::body::bytes()).map(answer);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(warp::serve(routes).incoming(listener).run());
+    port
+}
+
+#[tokio::test]
+async fn each_cloud_takes_audio_and_gives_it_back() {
+    let endpoint = format!("http://127.0.0.1:{}", cloud().await);
+    for (location, variables) in [
+        (
+            "s3://v/folder",
+            [("AWS_ENDPOINT", &*endpoint), ("AWS_ALLOW_HTTP", "1"), ("AWS_SKIP_SIGNATURE", "1")],
+        ),
+        (
+            "gs://v/folder",
+            [("GOOGLE_BASE_URL", &*endpoint), ("GOOGLE_BEARER_TOKEN", "t"), ("GOOGLE_SKIP_SIGNATURE", "1")],
+        ),
+        (
+            "abfss://v@ada.dfs.core.windows.net/folder",
+            [
+                ("AZURE_STORAGE_ENDPOINT", &*endpoint),
+                ("AZURE_ALLOW_HTTP", "1"),
+                ("AZURE_SKIP_SIGNATURE", "1"),
+            ],
+        ),
+    ] {
+        let store = AudioStore::open_with(location, &Map::from(variables)).unwrap();
+        let key = key(&format!("ada/{}", &location[..2]));
+        let missing = store.head(&key).await;
+        assert!(matches!(missing, Err(StoreError::NotFound { .. })), "{location}: {missing:?}");
+        store.put_bytes(&key, noise(1000)).await.unwrap();
+        assert_eq!(store.get_bytes(&key, 1000).await.unwrap(), noise(1000), "{location}");
+        assert_eq!(store.head(&key).await.unwrap().size, 1000, "{location}");
+    }
+}
+
+#[tokio::test]
+async fn missing_credentials_are_told_with_the_variables_to_set() {
+    let endpoint = format!("http://127.0.0.1:{}", cloud().await);
+    for (location, variables, remedy) in [
+        (
+            "s3://v/folder",
+            [("AWS_METADATA_ENDPOINT", &*endpoint)],
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        ),
+        (
+            "abfss://v@ada.dfs.core.windows.net/folder",
+            [("AZURE_MSI_ENDPOINT", &*format!("{endpoint}/metadata/identity/oauth2/token"))],
+            "set AZURE_STORAGE_ACCOUNT_KEY",
+        ),
+    ] {
+        let store = AudioStore::open_with(location, &Map::from(variables)).unwrap();
+        let error = store.put_bytes(&key("ada/r-1"), noise(10)).await.unwrap_err();
+        assert!(error.is_retryable());
+        let told = chain(&error);
+        assert!(told.contains("no credentials") && told.contains(remedy), "{location}: {told}");
+    }
 }
