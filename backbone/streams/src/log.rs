@@ -160,6 +160,8 @@ pub struct Commit {
     pub dead: Option<DeadLetter>,
     /// Keys of the shard to delete: speech, cursor.
     pub delete: Vec<String>,
+    /// The de-duplication claim that lapses, if `recording` still holds it: a claim of another is never touched.
+    pub lapse: Option<Claim>,
 }
 
 /// What a commit found.

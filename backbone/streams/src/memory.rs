@@ -435,6 +435,13 @@ impl Log for MemoryLog {
             *counter = (counter.0.saturating_sub(ms), counter.1.saturating_sub(bytes));
         }
         commit.delete.iter().for_each(|key| drop(state.strings.remove(key)));
+        if let (Some(claim), Some(recording)) = (&commit.lapse, commit.recording) {
+            let key = keys::claim(shard, claim);
+            let holder = format!("{recording}|");
+            if state.strings.get(&key).is_some_and(|held| held.starts_with(holder.as_bytes())) {
+                state.strings.remove(&key);
+            }
+        }
         drop(state);
         self.appended.notify_waiters();
         Ok(match (deleted, cancelled) {

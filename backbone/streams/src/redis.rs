@@ -469,6 +469,7 @@ impl Log for RedisLog {
     async fn commit(&self, commit: &Commit) -> Result<Outcome, Error> {
         let Commit { source, facts, outputs, .. } = commit;
         let shard = source.shard().unwrap_or(Shard(0));
+        let lapse = commit.lapse.as_ref().zip(commit.recording);
         let mut invocation = self.scripts.commit.prepare_invoke();
         invocation.key(source.key()).key(source.attempts(&commit.group)).key(source.counter());
         match source.shard() {
@@ -476,17 +477,22 @@ impl Log for RedisLog {
             // A drop has neither log nor seq; these names keep the script's keys in its slot.
             None => invocation.key("{vf:ingest}:log").key("{vf:ingest}:seq"),
         };
-        match commit.recording {
-            Some(recording) => invocation.key(keys::deleted(shard, recording)),
-            None => invocation.key(format!("{}:none", source.dead())),
+        let mark = match commit.recording {
+            Some(recording) => keys::deleted(shard, recording),
+            None => format!("{}:none", source.dead()),
         };
+        invocation.key(&mark);
         match (commit.recording, commit.generation) {
             (Some(recording), Some(generation)) => {
                 invocation.key(keys::cancelled(shard, recording, generation))
             }
-            _ => invocation.key(format!("{}:none", source.dead())),
+            _ => invocation.key(&mark),
         };
         invocation.key(source.dead());
+        match lapse {
+            Some((claim, _)) => invocation.key(keys::claim(shard, claim)),
+            None => invocation.key(&mark),
+        };
         for (queue, _) in outputs {
             invocation.key(queue.key()).key(queue.counter());
         }
@@ -499,6 +505,7 @@ impl Log for RedisLog {
         invocation.arg(&commit.group).arg(&commit.id).arg(&commit.identity);
         invocation.arg(u8::from(source.deletes_done()));
         invocation.arg(facts.len()).arg(outputs.len()).arg(letter.len() * 2);
+        invocation.arg(lapse.map_or_else(String::new, |(_, recording)| recording.to_string()));
         for fact in facts {
             invocation.arg(&fact.event_id).arg(&fact.json);
         }

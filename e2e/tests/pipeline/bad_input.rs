@@ -50,8 +50,10 @@ fn bad_drops_are_answered_and_others_go_on() {
             drops.push((what, status, code, pipeline.drop(audio, fields).await?));
         }
         let good = pipeline.drop(&sound, &[("key", "good")]).await?;
+        let mut ids = std::collections::HashMap::new();
         for (what, status, code, drop) in drops {
             let recording = pipeline.ended(&drop, PATIENCE).await?;
+            ids.insert(*what, recording["id"].clone());
             assert_eq!(recording["status"], **status, "{what}: {recording}");
             if *status != "complete" {
                 let reason = &recording["reason"];
@@ -68,6 +70,15 @@ fn bad_drops_are_answered_and_others_go_on() {
         let text = pipeline.text(&recording).await?;
         let errors = word_errors(&clip.text, &text);
         assert!(errors * 100 <= clip.text.split_whitespace().count() * 15, "{errors} words wrong: {text}");
+        // What failed is tried again, and fails again; what became a transcript is found.
+        for (what, audio, status) in
+            [("head only", &sound[..30], "failed"), ("truncated", &sound[..sound.len() / 2], "complete")]
+        {
+            let drop = pipeline.drop(audio, &[]).await?;
+            let recording = pipeline.ended(&drop, PATIENCE).await?;
+            assert_eq!(recording["status"], status, "{what} again: {recording}");
+            assert_eq!(recording["id"] == ids[what], status == "complete", "{what} again: {recording}");
+        }
         pipeline.settled(PATIENCE).await?;
         assert_eq!(pipeline.dead_letters().await?, 0, "bad audio is a fact, not a dead letter");
         Ok(pipeline)

@@ -3,8 +3,9 @@
 -- The first to finish wins; a repeat, a rewound id or deleted data change nothing. What is deleted or cancelled ends
 -- and leaves nothing. Runs at the memory limit, because it frees more than it adds.
 -- KEYS: input, attempts, input counter, log, seq, mark of deletion, mark of cancellation, dead letters,
+--       claim (or the mark again),
 --       then (queue, counter) per output, then the keys to delete
--- ARGV: group, id, identity, delete input (1|0), facts, outputs, dead fields,
+-- ARGV: group, id, identity, delete input (1|0), facts, outputs, dead fields, recording whose claim lapses ('' none),
 --       then (event_id, json) per fact, (event_id, json, ms, bytes) per output, then the dead letter's fields
 local group, id, identity = ARGV[1], ARGV[2], ARGV[3]
 local facts, outputs, dead = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -26,7 +27,7 @@ end
 if (id_in('event_id') or id_in('drop') or '') ~= identity then return 'mismatch' end
 
 local unwanted = redis.call('EXISTS', KEYS[6], KEYS[7]) > 0
-local at = 8
+local at = 9
 for _ = 1, facts do
   if not unwanted then
     local seq = redis.call('INCR', KEYS[5])
@@ -35,7 +36,7 @@ for _ = 1, facts do
   at = at + 2
 end
 for i = 0, outputs - 1 do
-  local queue, counter = KEYS[9 + 2 * i], KEYS[10 + 2 * i]
+  local queue, counter = KEYS[10 + 2 * i], KEYS[11 + 2 * i]
   if not unwanted then
     redis.call('XADD', queue, '*', 'event_id', ARGV[at], 'event', ARGV[at + 1], 'ms', ARGV[at + 2], 'bytes', ARGV[at + 3])
     redis.call('HINCRBY', counter, 'ms', ARGV[at + 2])
@@ -63,6 +64,11 @@ if ARGV[4] == '1' then
     end
   end
 end
-for i = 9 + 2 * outputs, #KEYS do redis.call('DEL', KEYS[i]) end
+for i = 10 + 2 * outputs, #KEYS do redis.call('DEL', KEYS[i]) end
+if ARGV[8] ~= '' then
+  local held = redis.call('GET', KEYS[9])
+  -- Another recording may hold it by now.
+  if held and string.sub(held, 1, #ARGV[8] + 1) == ARGV[8] .. '|' then redis.call('DEL', KEYS[9]) end
+end
 if unwanted then return redis.call('EXISTS', KEYS[6]) == 1 and 'deleted' or 'cancelled' end
 return 'done'

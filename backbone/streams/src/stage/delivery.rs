@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use events::{Cause, Envelope, Event, Lane, RecordingFailed, SegmentFailed, SegmentId};
+use events::{Cause, Claim, Envelope, Event, Lane, RecordingFailed, SegmentFailed, SegmentId};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
@@ -188,6 +188,7 @@ impl Delivery {
     pub async fn finish(self, outputs: Outputs) -> Ended {
         let Outputs { facts, work } = outputs;
         let shard = self.entry.source.shard();
+        let lapse = self.envelope.as_ref().and_then(|envelope| lapsed(envelope, &facts));
         let facts: Result<Vec<_>, _> = facts.iter().map(Message::fact).collect();
         let work = work.iter().map(|(queue, lane, envelope, ms)| {
             let queue = Source::Queue(shard.unwrap_or(envelope.shard), *queue, *lane);
@@ -195,7 +196,7 @@ impl Delivery {
         });
         let work: Result<Vec<_>, events::CodecError> = work.collect();
         match (facts, work) {
-            (Ok(facts), Ok(work)) => self.end(facts, work, None).await,
+            (Ok(facts), Ok(work)) => self.end(facts, work, None, lapse).await,
             (Err(error), _) | (_, Err(error)) => {
                 self.fail(Cause::new("result_too_large", error.to_string())).await
             }
@@ -243,10 +244,11 @@ impl Delivery {
         metrics::died(options.name, &cause.code);
         let fact =
             self.envelope.as_ref().and_then(|envelope| failure(envelope, options.name, &cause, attempts));
+        let lapse = self.envelope.as_ref().and_then(|envelope| lapsed(envelope, fact.as_slice()));
         let facts: Vec<Message> = fact.iter().filter_map(|fact| Message::fact(fact).ok()).collect();
         let letter =
             DeadLetter { stage: options.name.to_owned(), cause, attempts, worker: options.worker.clone() };
-        self.end(facts, Vec::new(), Some(letter)).await
+        self.end(facts, Vec::new(), Some(letter), lapse).await
     }
 
     /// Puts the entry off and counts a failure; the last attempt fails it.
@@ -304,6 +306,7 @@ impl Delivery {
         facts: Vec<Message>,
         outputs: Vec<(Source, Message)>,
         dead: Option<DeadLetter>,
+        lapse: Option<Claim>,
     ) -> Ended {
         let Context { log, options, .. } = &*self.context;
         let wanted = self.envelope.as_ref().filter(|e| !matches!(e.event, Event::RecordingDeleted(_)));
@@ -321,6 +324,7 @@ impl Delivery {
             outputs,
             dead,
             delete: self.envelope.as_ref().map(leftovers).unwrap_or_default(),
+            lapse,
         };
         loop {
             match log.commit(&commit).await {
@@ -407,6 +411,16 @@ fn leftovers(envelope: &Envelope) -> Vec<String> {
         }
         _ => Vec::new(),
     }
+}
+
+/// Returns the claim that lapses because the recording failed: nothing came of this content, so whoever brings it
+/// again gets a new try. A claim by key stays: whoever repeats a key wants the same answer.
+fn lapsed(envelope: &Envelope, facts: &[Envelope]) -> Option<Claim> {
+    let Event::TranscriptionRequested(request) = &envelope.event else { return None };
+    let failed = facts.iter().any(|fact| matches!(fact.event, Event::RecordingFailed(_)));
+    // Only generation 0 was admitted under a claim; what becomes of later ones takes nothing from it.
+    (failed && envelope.generation == 0)
+        .then(|| Claim::by_content(&envelope.tenant, &request.audio.sha256, &request.settings.canonical()))
 }
 
 /// Returns the fact that ends the recording or segment that work was about.

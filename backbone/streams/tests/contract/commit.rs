@@ -1,7 +1,7 @@
 //! How an entry ends: once, whole, and for good.
 
 use events::{Lane, RecordingDeleted};
-use streams::{Backlog, DeadLetter, Message, Outcome, Queue, Source, keys};
+use streams::{Admission, Backlog, DeadLetter, Message, Outcome, Queue, Source, keys};
 
 use super::fixture::*;
 
@@ -15,6 +15,7 @@ on_both_logs!(
     seq_is_contiguous_over_many_commits,
     counters_are_exact_over_appends_and_commits,
     a_dead_letter_keeps_the_original_fields,
+    a_claim_lapses_for_its_holder_alone,
     a_drop_may_say_anything_and_still_ends,
 );
 
@@ -133,6 +134,26 @@ async fn counters_are_exact_over_appends_and_commits(bench: Bench) {
     bench.commit(&entries[1], &[]).await;
     assert_eq!(bench.backlog(DECODE).await, Backlog::default());
     assert_eq!(bench.backlog(rt).await.audio_ms, 7);
+}
+
+async fn a_claim_lapses_for_its_holder_alone(bench: Bench) {
+    let claim = content_claim();
+    let admit = async |number| bench.log.admit(&admit_under(number, claim)).await.unwrap();
+    assert_eq!(admit(1).await, Admission::Admitted);
+    let first = bench.take("a", 9).await.remove(0);
+    let mut commit = commit_of(&first, &[]);
+    commit.lapse = Some(claim);
+    assert_eq!(bench.log.commit(&commit).await.unwrap(), Outcome::Done);
+    assert_eq!(admit(2).await, Admission::Admitted, "the claim is free");
+
+    assert_eq!(bench.log.commit(&commit).await.unwrap(), Outcome::Lost);
+    assert_eq!(admit(3).await, duplicate_of(2), "a repeat takes it from nobody");
+    bench.take("b", 9).await;
+    let other = bench.one_taken(3, "a").await;
+    let mut commit = commit_of(&other, &[]);
+    commit.lapse = Some(claim);
+    assert_eq!(bench.log.commit(&commit).await.unwrap(), Outcome::Done);
+    assert_eq!(admit(4).await, duplicate_of(2), "another recording takes it from nobody");
 }
 
 async fn a_dead_letter_keeps_the_original_fields(bench: Bench) {

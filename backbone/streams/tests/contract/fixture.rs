@@ -210,6 +210,7 @@ pub fn commit_of(entry: &Entry, facts: &[Envelope]) -> Commit {
         outputs: Vec::new(),
         dead: None,
         delete: Vec::new(),
+        lapse: None,
     }
 }
 
@@ -234,6 +235,31 @@ pub fn emit_of(entry: &Entry, work: &Envelope, index: u32) -> Emit {
         speech_key: keys::speech(work.shard, &segment),
         speech,
     }
+}
+
+/// The claim that the content of every [`requested`] recording makes.
+pub fn content_claim() -> Claim {
+    let work = requested(0);
+    let Event::TranscriptionRequested(request) = &work.event else { unreachable!("it was just made") };
+    Claim::by_content(&work.tenant, &request.audio.sha256, &request.settings.canonical())
+}
+
+/// The admission of recording `number` under a claim, with its work.
+pub fn admit_under(number: u32, claim: Claim) -> Admit {
+    let work = requested(number);
+    Admit {
+        shard: SHARD,
+        recording: work.recording,
+        claim: Some(claim),
+        fingerprint: "f".to_owned(),
+        facts: Vec::new(),
+        work: Some((DECODE, Message::work(&work, 1000, 0).expect("small work"))),
+    }
+}
+
+/// What a drop finds that recording `number` was before.
+pub fn duplicate_of(number: u32) -> Admission {
+    Admission::Duplicate { recording: recording(number), fingerprint: "f".to_owned() }
 }
 
 pub fn segment_of(cut: &Envelope, index: u32) -> SegmentId {

@@ -25,6 +25,28 @@ mod commit_lua {
         assert_eq!(bench.backlog(DECODE).await.entries, 0);
     }
 
+    /// Whatever stands under the claim, only what names this very recording goes.
+    #[tokio::test]
+    async fn spares_claims_that_name_others() {
+        let Some(bench) = Bench::redis().await else { return };
+        let key = keys::claim(SHARD, &content_claim());
+        let mine = recording(1).to_string();
+        for (held, then) in [
+            (format!("{mine}|f|with|bars"), None),
+            (format!("{}|f", recording(2)), Some(format!("{}|f", recording(2)))),
+            (format!("{mine}0|f"), Some(format!("{mine}0|f"))),
+            (mine.clone(), Some(mine.clone())),
+        ] {
+            bench.server().ask::<()>(&["SET", &key, &held]);
+            let entry = bench.one_taken(1, "a").await;
+            bench.server().fill_up();
+            let commit = streams::Commit { lapse: Some(content_claim()), ..commit_of(&entry, &[]) };
+            assert_eq!(bench.log.commit(&commit).await.unwrap(), Outcome::Done);
+            bench.server().make_room();
+            assert_eq!(bench.server().ask::<Option<String>>(&["GET", &key]), then, "{held}");
+        }
+    }
+
     #[tokio::test]
     async fn misses_its_group() {
         let Some(bench) = Bench::redis().await else { return };
@@ -322,6 +344,7 @@ async fn all_keys_of_a_call_share_a_slot() {
     let mut commit = commit_of(&entry, &[fact(&work, 1)]);
     commit.outputs = vec![(segments, Message::work(&cut(&work, 2), 1, 1).unwrap())];
     commit.delete = vec![emit.speech_key, keys::cursor(shard, work.recording, 0)];
+    commit.lapse = Some(Claim::by_key(&Tenant::default(), "k"));
     assert_eq!(log.commit(&commit).await.unwrap(), Outcome::Done);
     log.leave(GROUP, "a", &[decode]).await.unwrap();
     let mut reader = log.reader(GROUP, "a").await.unwrap();

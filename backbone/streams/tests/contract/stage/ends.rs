@@ -1,5 +1,6 @@
 //! How deliveries end, and what does not depend on them ending well.
 
+use events::{Claim, Tenant};
 use streams::stage::{Ended, Outputs, Part};
 use streams::{Emitted, Outcome};
 
@@ -9,6 +10,7 @@ on_both_logs!(
     a_panic_is_tried_again,
     the_last_attempt_ends_in_the_dead_letters_and_in_a_fact,
     a_segment_given_up_is_a_fact_too,
+    what_failed_may_be_brought_again,
     a_cause_of_any_length_fits_into_its_fact,
     a_result_too_large_fails_its_recording,
     what_cannot_be_read_dies_alone,
@@ -74,6 +76,44 @@ async fn a_segment_given_up_is_a_fact_too(bench: Bench) {
         None,
         "its speech goes with it"
     );
+}
+
+/// A failed recording gives the claim of its content back, however it failed; a key, and what others hold, it leaves.
+async fn what_failed_may_be_brought_again(bench: Bench) {
+    let (content, key) = (content_claim(), Claim::by_key(&Tenant::default(), "k"));
+    let worker = Worker::new(1, |delivery| async {
+        let envelope = delivery.envelope();
+        match envelope.recording {
+            // Its audio is at fault: a fact without a dead letter.
+            one if one == recording(2) => {
+                let (stage, cause) = ("decode".to_owned(), cause("not_audio"));
+                let failed = events::RecordingFailed { stage, cause, attempts: 1 };
+                let fact = envelope.follow(failed.into(), "", events::now());
+                delivery.finish(Outputs::fact(fact)).await;
+            }
+            one if one == recording(3) && envelope.generation == 0 => finish(delivery).await,
+            _ => drop(delivery.fail(cause("no_luck")).await),
+        }
+    });
+    let running = start(&bench.log, &worker, &options());
+    for (number, claim, then) in [
+        (1, content, Admission::Admitted),
+        (2, content, Admission::Admitted),
+        (3, content, Admission::Admitted),
+        (4, content, duplicate_of(3)),
+        (5, key, Admission::Admitted),
+        (6, key, duplicate_of(5)),
+        (6, content, duplicate_of(3)),
+    ] {
+        assert_eq!(bench.log.admit(&admit_under(number, claim)).await.unwrap(), then, "recording {number}");
+        until_empty(&bench).await;
+    }
+    bench.add(DECODE, &Envelope { generation: 1, ..requested(3) }, 1000, 0).await;
+    until_empty(&bench).await;
+    let again = bench.log.admit(&admit_under(7, content)).await.unwrap();
+    assert_eq!(again, duplicate_of(3), "a later generation takes nothing from the first");
+    running.stop().await;
+    assert_eq!(dead_codes(&bench), ["no_luck"; 3]);
 }
 
 async fn a_cause_of_any_length_fits_into_its_fact(bench: Bench) {
