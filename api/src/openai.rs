@@ -9,7 +9,7 @@ use events::{Lane, Task};
 use streams::ModelNote;
 use transcript::Status;
 use transcript::openai::{self, Granularities};
-use utoipa::ToSchema;
+use utoipa::{IntoResponses, ToSchema};
 use views::RecordingRow;
 use warp::http::{HeaderMap, StatusCode};
 use warp::reply::Response;
@@ -62,6 +62,33 @@ pub struct AudioForm {
     timestamp_granularities: Option<Vec<String>>,
 }
 
+/// What both endpoints answer instead of a text.
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "it only describes the answers")]
+enum Refusal {
+    /// A parameter or the audio cannot be used
+    #[response(status = 400)]
+    Bad(ErrorBody<'static>),
+    /// Larger than the limit
+    #[response(status = 413)]
+    TooLarge(ErrorBody<'static>),
+    /// The body is not a form
+    #[response(status = 415)]
+    MediaType(ErrorBody<'static>),
+    /// Too many requests, or too much work waiting; see Retry-After
+    #[response(status = 429)]
+    Busy(ErrorBody<'static>),
+    /// The model failed; the same request again does not help
+    #[response(status = 500)]
+    Failed(ErrorBody<'static>),
+    /// The queue, the database or the store does not answer
+    #[response(status = 503)]
+    Down(ErrorBody<'static>),
+    /// Not done in time; the work goes on, and the same request again finds it
+    #[response(status = 504)]
+    Late(ErrorBody<'static>),
+}
+
 /// Transcribe audio
 ///
 /// OpenAI's endpoint: waits for the transcript. A client that goes away leaves the work going, and the same request
@@ -71,13 +98,7 @@ pub struct AudioForm {
     request_body(content = AudioForm, content_type = "multipart/form-data"),
     responses(
         (status = 200, description = "The transcript, in the format asked for", body = String, content_type = "application/json"),
-        (status = 400, description = "A parameter or the audio cannot be used", body = ErrorBody),
-        (status = 413, description = "Larger than the limit", body = ErrorBody),
-        (status = 415, description = "The body is not a form", body = ErrorBody),
-        (status = 429, description = "Too many requests, or too much work waiting; see Retry-After", body = ErrorBody),
-        (status = 500, description = "The model failed; the same request again does not help", body = ErrorBody),
-        (status = 503, description = "The queue, the database or the store does not answer", body = ErrorBody),
-        (status = 504, description = "Not done in time; the work goes on, and the same request again finds it", body = ErrorBody),
+        Refusal,
     )
 )]
 pub async fn transcribe(api: Api, call: Call, body: Body) -> Result<Response, Error> {
@@ -94,13 +115,7 @@ pub async fn transcribe(api: Api, call: Call, body: Body) -> Result<Response, Er
     request_body(content = AudioForm, content_type = "multipart/form-data"),
     responses(
         (status = 200, description = "The translation, in the format asked for", body = String, content_type = "application/json"),
-        (status = 400, description = "A parameter or the audio cannot be used", body = ErrorBody),
-        (status = 413, description = "Larger than the limit", body = ErrorBody),
-        (status = 415, description = "The body is not a form", body = ErrorBody),
-        (status = 429, description = "Too many requests, or too much work waiting; see Retry-After", body = ErrorBody),
-        (status = 500, description = "The model failed; the same request again does not help", body = ErrorBody),
-        (status = 503, description = "The queue, the database or the store does not answer", body = ErrorBody),
-        (status = 504, description = "Not done in time; the work goes on, and the same request again finds it", body = ErrorBody),
+        Refusal,
     )
 )]
 pub async fn translate(api: Api, call: Call, body: Body) -> Result<Response, Error> {
