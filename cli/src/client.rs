@@ -18,13 +18,15 @@ use crate::wishes::Server;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the server may be silent; uploads and waiting answers are well within.
 const SILENCE_MAX: Duration = Duration::from_secs(660);
+/// The most items the API gives at once.
+const PAGE_MAX: u32 = 200;
 
 /// Why the API did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nobody answers.
     #[error(
-        "cannot reach {server}: {reason}; is the service running? `voiceforge up` starts one here, --server or VOICEFORGE_SERVER names another"
+        "cannot reach {server}: {reason}; is the service running? `voiceforge up` starts one; --server or VOICEFORGE_SERVER names another, VOICEFORGE_DATA the folder of one that `up` runs elsewhere"
     )]
     Unreachable {
         /// Where it was looked for.
@@ -143,15 +145,6 @@ impl Recording {
     }
 }
 
-/// One page of a list.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Page<T> {
-    /// What is on it.
-    pub items: Vec<T>,
-    /// The cursor of the next one.
-    pub next: Option<String>,
-}
-
 /// A way to the API.
 #[derive(Debug)]
 pub struct Client {
@@ -259,6 +252,35 @@ impl Client {
         self.text(&format!("{}/transcript", recording_path(id)), &query).await
     }
 
+    /// What a list holds, page after page until there are `limit` items or no more.
+    ///
+    /// # Errors
+    /// As the API says.
+    pub async fn pages(
+        &self,
+        path: &str,
+        query: &[(String, String)],
+        limit: u32,
+    ) -> Result<Vec<serde_json::Value>, Error> {
+        let mut items = Vec::new();
+        let mut cursor: Option<String> = None;
+        loop {
+            let missing = limit.saturating_sub(u32::try_from(items.len()).unwrap_or(u32::MAX));
+            if missing == 0 {
+                return Ok(items);
+            }
+            let mut query = query.to_vec();
+            query.push(("limit".to_owned(), missing.min(PAGE_MAX).to_string()));
+            query.extend(cursor.map(|cursor| ("cursor".to_owned(), cursor)));
+            let page: Page = self.get(path, &query).await?;
+            items.extend(page.items);
+            match page.next {
+                Some(next) => cursor = Some(next),
+                None => return Ok(items),
+            }
+        }
+    }
+
     /// What a GET gives, as a value.
     ///
     /// # Errors
@@ -328,6 +350,14 @@ impl Client {
     fn unreachable(&self, error: &reqwest::Error) -> Error {
         Error::Unreachable { server: self.server().to_owned(), reason: chain(error) }
     }
+}
+
+/// One page of a list.
+#[derive(Deserialize)]
+struct Page {
+    items: Vec<serde_json::Value>,
+    /// The cursor of the next one.
+    next: Option<String>,
 }
 
 #[derive(Deserialize)]

@@ -13,7 +13,7 @@ use crate::stack::Stack;
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// Folder it was started with
+    /// Folder it was started with (default: VOICEFORGE_DATA, else ~/.local/share/voiceforge)
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
 }

@@ -68,7 +68,7 @@ pub struct Arguments {
 const EXAMPLES: &str = "\
 Examples:
   voiceforge drop talk.mp3                         print its id, for `voiceforge get ID`
-  voiceforge drop talk.mp3 --wait                  print the transcript
+  voiceforge drop talk.mp3 --wait                  print the transcript; the id is on stderr
   voiceforge drop talk.mp3 --format srt > talk.srt
   voiceforge drop call.wav --wait --channels each --lane rt
   voiceforge drop ~/recordings --output ~/transcripts
@@ -104,7 +104,9 @@ pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCo
     let Some(shape) = job.shape else {
         std::mem::drop(meter);
         out::line(&id)?;
-        progress.say(&format!("handed in; `voiceforge get {id}` reads the transcript"));
+        progress.say(&format!(
+            "handed in; `voiceforge get {id}` reads the transcript once it is there, with --about how far it is"
+        ));
         return Ok(ExitCode::SUCCESS);
     };
     let recording = send::wait(&client, recording, POLL_ONE, &meter).await?;

@@ -43,8 +43,18 @@ pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCo
     let client = Client::new(&arguments.server, config)?;
     let text = match arguments.about {
         true => client.about(&arguments.id).await?,
-        false => client.transcript(&arguments.id, arguments.format.into(), arguments.generation).await?,
+        false => transcript(&client, &arguments).await?,
     };
     out::line(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+async fn transcript(client: &Client, arguments: &Arguments) -> anyhow::Result<String> {
+    let id = &arguments.id;
+    client.transcript(id, arguments.format.into(), arguments.generation).await.map_err(|error| {
+        match error.is_not_ready() {
+            true => anyhow::anyhow!("{error}; `voiceforge get {id} --about` tells how far it is"),
+            false => error.into(),
+        }
+    })
 }

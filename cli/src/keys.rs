@@ -20,7 +20,8 @@ pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
     pub action: Action,
-    /// Address of PostgreSQL (default: VOICEFORGE_DATABASE_URL, else that of what `voiceforge up` runs here)
+    /// Address of PostgreSQL (default: VOICEFORGE_DATABASE_URL, else that of what `voiceforge up` runs in the folder
+    /// VOICEFORGE_DATA)
     #[arg(long, value_name = "URL", global = true)]
     pub database_url: Option<String>,
     /// Tell it as JSON
@@ -34,6 +35,7 @@ pub enum Action {
     /// Make a key; its secret is shown once
     Create {
         /// What to call it, such as who will use it
+        #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
         name: String,
         /// Whose recordings it opens
         #[arg(long, default_value_t)]
@@ -124,7 +126,7 @@ fn database_url(flag: Option<&str>, config: &Config) -> anyhow::Result<String> {
         Some(stack.record().database_url.clone())
     };
     set.or_else(running).context(
-        "which database? give it with --database-url or VOICEFORGE_DATABASE_URL, or start `voiceforge up` here first",
+        "which database? give it with --database-url or VOICEFORGE_DATABASE_URL, or name with VOICEFORGE_DATA the folder in which `voiceforge up` runs",
     )
 }
 
@@ -140,14 +142,12 @@ fn as_json(key: &ApiKey) -> serde_json::Value {
 }
 
 fn row(key: &ApiKey) -> Vec<String> {
-    let second =
-        |at: &dyn std::fmt::Display| at.to_string().split('.').next().unwrap_or_default().replace('T', " ");
     vec![
         key.id.to_string(),
         format!("{}...", key.prefix),
         key.tenant.to_string(),
-        second(&key.created_at),
-        key.revoked_at.as_ref().map_or("-".to_owned(), |at| second(at)),
+        out::second(&key.created_at.to_string()),
+        key.revoked_at.map_or("-".to_owned(), |at| out::second(&at.to_string())),
         key.name.clone(),
     ]
 }

@@ -1,10 +1,13 @@
 //! `voiceforge models`: the weights of Whisper on this machine.
 
+mod choice;
 mod fetch;
 mod hub;
 mod manifest;
 mod pull;
 mod wheels;
+
+pub use choice::{Choice, choose, folders};
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -85,13 +88,18 @@ A private repository needs HF_TOKEN.";
 /// # Errors
 /// What went wrong and what to do about it.
 pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCode> {
-    let folder = arguments.models.unwrap_or_else(|| config.models.clone());
+    // Where they are kept, then where else they may be.
+    let mut folders = folders(arguments.models.as_deref(), config, &config.data);
     match arguments.action {
         Action::Pull { name, from, again } => {
+            let folder = folders.swap_remove(0);
             let progress = Progress::new();
             pull::pull(&pull::Order { name, from, again, folder }, config, &progress).await?;
         }
-        Action::Ls { json } => list(folder, json).await?,
+        Action::Ls { json } => {
+            let known = folders.iter().position(|folder| folder.is_dir()).unwrap_or(0);
+            list(folders.swap_remove(known), json).await?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -149,59 +157,4 @@ fn bytes_of(folder: &Path) -> u64 {
 
 fn is_weights(name: &str) -> bool {
     name == "model.bin" || name.ends_with(".safetensors")
-}
-
-/// Chooses the model by name; without a wish it is tiny.en where that is there, else the first one.
-///
-/// # Errors
-/// When there is none, or not the one wished for, with the line that fetches it.
-pub fn choose(folder: &Path, wished: Option<&str>) -> anyhow::Result<String> {
-    let mut names: Vec<String> = std::fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|entry| bytes_of(&entry.path()) > 0)
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect();
-    names.sort();
-    let place = folder.display();
-    match wished {
-        Some(wished) if names.iter().any(|name| name == wished) => Ok(wished.to_owned()),
-        _ if names.is_empty() => {
-            let name = wished.unwrap_or("tiny.en");
-            bail!(
-                "there is no model in {place}; `voiceforge models pull {name}` fetches one, --models names another folder"
-            )
-        }
-        Some(wished) => bail!(
-            "there is no model {wished:?} in {place}, only {}; `voiceforge models pull {wished}` fetches it",
-            names.join(", ")
-        ),
-        None if names.iter().any(|name| name == "tiny.en") => Ok("tiny.en".to_owned()),
-        None => Ok(names.swap_remove(0)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_model_is_chosen_by_wish_then_by_habit_then_by_what_is_there() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = folder.path();
-        let told = choose(&at.join("nowhere"), None).unwrap_err().to_string();
-        assert!(told.contains("`voiceforge models pull tiny.en`"), "{told}");
-        for (name, file) in [("small", "model.safetensors"), ("base", "model.bin"), ("notes", "readme.txt")] {
-            std::fs::create_dir(at.join(name)).unwrap();
-            std::fs::write(at.join(name).join(file), "x").unwrap();
-        }
-        assert_eq!(choose(at, None).unwrap(), "base");
-        assert_eq!(choose(at, Some("small")).unwrap(), "small");
-        let told = choose(at, Some("tiny.en")).unwrap_err().to_string();
-        assert!(told.contains("only base, small; `voiceforge models pull tiny.en`"), "{told}");
-        std::fs::create_dir(at.join("tiny.en")).unwrap();
-        std::fs::write(at.join("tiny.en/model.bin"), "x").unwrap();
-        assert_eq!(choose(at, None).unwrap(), "tiny.en");
-    }
 }

@@ -34,7 +34,8 @@ pub fn table(rows: &[Vec<String>]) -> anyhow::Result<()> {
     write(&columns(rows))
 }
 
-fn columns(rows: &[Vec<String>]) -> String {
+/// Rows in columns, as [`table`] writes them.
+pub fn columns(rows: &[Vec<String>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |at: usize| rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..count).map(|at| width(at).unwrap_or(0)).collect();
@@ -48,6 +49,11 @@ fn columns(rows: &[Vec<String>]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// A time as a person reads it, to the second, from RFC 3339 in UTC.
+pub fn second(time: &str) -> String {
+    time.split('.').next().unwrap_or(time).trim_end_matches('Z').replace('T', " ")
 }
 
 /// Writes a file whole or not at all, with the folders above it.
@@ -82,6 +88,13 @@ mod tests {
             12  queued    zoë.wav
         "#]]
         .assert_eq(&columns(&rows));
+    }
+
+    #[test]
+    fn times_end_with_the_second() {
+        assert_eq!(second("2026-01-31T18:30:07.123456Z"), "2026-01-31 18:30:07");
+        assert_eq!(second("2026-01-31T18:30:07Z"), "2026-01-31 18:30:07");
+        assert_eq!(second("-"), "-");
     }
 
     #[test]

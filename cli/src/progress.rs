@@ -70,8 +70,16 @@ fn style() -> ProgressStyle {
 pub struct Meter {
     name: String,
     bar: Option<ProgressBar>,
-    /// The activity last told in a plain line, and when.
-    plain: Mutex<Option<(String, Instant)>>,
+    /// What was told last, where lines are plain.
+    plain: Mutex<Option<Told>>,
+}
+
+/// A plain line.
+#[derive(Debug)]
+struct Told {
+    activity: String,
+    text: String,
+    at: Instant,
 }
 
 impl Meter {
@@ -96,6 +104,15 @@ impl Meter {
         self.show(text, 0.0, text);
     }
 
+    /// Says a line about this thing, above the bars.
+    pub fn say(&self, line: &str) {
+        let line = format!("{}: {line}", self.name);
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{line}")),
+            None => eprintln!("{line}"),
+        }
+    }
+
     fn show(&self, activity: &str, share: f64, text: &str) {
         if let Some(bar) = &self.bar {
             bar.set_position((share.clamp(0.0, 1.0) * STEPS as f64) as u64);
@@ -103,11 +120,19 @@ impl Meter {
             return;
         }
         let mut last = self.plain.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = last.as_ref().is_none_or(|(told, at)| told != activity || at.elapsed() >= PLAIN_INTERVAL);
-        if due {
+        let now = Instant::now();
+        if last.as_ref().is_none_or(|told| told.is_outdated(activity, share, text, now)) {
             eprintln!("{}: {text}", self.name);
-            *last = Some((activity.to_owned(), Instant::now()));
+            *last = Some(Told { activity: activity.to_owned(), text: text.to_owned(), at: now });
         }
+    }
+}
+
+impl Told {
+    /// Whether it is time for another line: the activity is another one, it is whole, or it takes long.
+    fn is_outdated(&self, activity: &str, share: f64, text: &str, now: Instant) -> bool {
+        let is_end = share >= 1.0 && self.text != text;
+        self.activity != activity || is_end || now.duration_since(self.at) >= PLAIN_INTERVAL
     }
 }
 
@@ -181,6 +206,18 @@ pub fn clock(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn plain_lines_are_few_and_the_last_one_is_the_end() {
+        let at = Instant::now();
+        let told = Told { activity: "files".to_owned(), text: "1 of 3 files".to_owned(), at };
+        assert!(!told.is_outdated("files", 0.7, "2 of 3 files", at), "only a number changed");
+        assert!(told.is_outdated("files", 0.7, "2 of 3 files", at + PLAIN_INTERVAL));
+        assert!(told.is_outdated("files", 1.0, "3 of 3 files", at));
+        assert!(told.is_outdated("waits", 0.7, "waits", at));
+        let end = Told { text: "3 of 3 files".to_owned(), ..told };
+        assert!(!end.is_outdated("files", 1.0, "3 of 3 files", at), "the end is told once");
+    }
 
     #[test]
     fn texts() {

@@ -7,9 +7,9 @@ use serde::Deserialize;
 
 use crate::client::Client;
 use crate::config::Config;
+use crate::out;
 use crate::progress::clock;
-use crate::wishes::Server;
-use crate::{list, out};
+use crate::wishes::{Listing, Server};
 
 /// What to look for and where.
 #[derive(Debug, Args)]
@@ -24,18 +24,12 @@ pub struct Arguments {
     /// Only what was said in this language, such as en
     #[arg(long, value_name = "CODE")]
     pub language: Option<String>,
-    /// Only in recordings handed in at this time or later, such as 2026-01-31T00:00:00Z
-    #[arg(long, value_name = "TIME")]
-    pub since: Option<String>,
-    /// Only in recordings handed in before this time
-    #[arg(long, value_name = "TIME")]
-    pub until: Option<String>,
     /// How many places at most
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    pub limit: usize,
-    /// Write a line of JSON for each
-    #[arg(long)]
-    pub json: bool,
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: u32,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the group documents itself")]
+    pub listing: Listing,
     #[command(flatten)]
     #[allow(missing_docs, reason = "the group documents itself")]
     pub server: Server,
@@ -45,7 +39,7 @@ const EXAMPLES: &str = "\
 Examples:
   voiceforge search budget
   voiceforge search '\"annual report\" or forecast -draft'
-  voiceforge search budget --language en --since 2026-01-01T00:00:00Z --json";
+  voiceforge search budget --language en --since 2026-01-01 --json";
 
 #[derive(Debug, Deserialize)]
 struct Hit {
@@ -61,22 +55,18 @@ struct Hit {
 /// As the API says.
 pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCode> {
     let client = Client::new(&arguments.server, config)?;
-    let query = [
+    let query = arguments.listing.query([
         ("q", Some(arguments.query.join(" "))),
         ("recording", arguments.recording),
         ("language", arguments.language),
-        ("from", arguments.since),
-        ("until", arguments.until),
-    ];
-    let query: Vec<_> =
-        query.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
-    let hits = list::pages(&client, "/v1/search", &query, arguments.limit).await?;
-    if hits.is_empty() && !arguments.json {
+    ]);
+    let hits = client.pages("/v1/search", &query, arguments.limit).await?;
+    if hits.is_empty() && !arguments.listing.json {
         eprintln!("nothing was found");
     }
     let bold = std::io::IsTerminal::is_terminal(&std::io::stdout());
     for hit in hits {
-        if arguments.json {
+        if arguments.listing.json {
             out::line(&hit.to_string())?;
             continue;
         }

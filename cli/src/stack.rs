@@ -103,7 +103,10 @@ impl Stack {
     pub fn attach(data: impl AsRef<Path>) -> Result<Attached> {
         let data = data.as_ref().to_owned();
         let Some(record) = Record::read(&data)? else {
-            bail!("no stack was ever started in {}; `voiceforge up` starts one", data.display());
+            bail!(
+                "no stack was ever started in {}; `voiceforge up` starts one there, and --data or VOICEFORGE_DATA names the folder of another",
+                data.display()
+            );
         };
         Ok(Attached { data, record })
     }

@@ -1,5 +1,6 @@
 //! `voiceforge status`: how what `up` started is doing.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,14 +12,14 @@ use crate::client::Client;
 use crate::config::Config;
 use crate::out;
 use crate::progress::clock;
-use crate::stack::{Program, Stack};
+use crate::stack::{Program, Record, Stack};
 use crate::wishes::Server;
 
 /// Which one.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// Folder it was started with
+    /// Folder it was started with (default: VOICEFORGE_DATA, else ~/.local/share/voiceforge)
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// Key for the API, which tells the backlog (default: VOICEFORGE_API_KEY)
@@ -30,7 +31,8 @@ pub struct Arguments {
 }
 
 const EXAMPLES: &str = "\
-The exit code is 0 when every program is ready, else 1.
+Each program is shown with the address where it is used, if it has one, and with its admin port, \
+which tells its health and metrics. The exit code is 0 when every program is ready, else 1.
 
 Examples:
   voiceforge status
@@ -53,7 +55,10 @@ struct Report {
 struct ProgramReport {
     program: Program,
     pid: Option<u32>,
+    /// Where it is used.
     address: Option<String>,
+    /// Where it tells its health and metrics.
+    admin: Option<SocketAddr>,
     problem: Option<String>,
 }
 
@@ -81,17 +86,7 @@ pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCo
     let (running, not_ready) = tokio::task::spawn_blocking(move || (stack.is_kept(), stack.not_ready()))
         .await
         .context("ask the programs")?;
-    let programs = Program::SERVERS.into_iter().chain(Program::STAGES).map(|program| {
-        let process = record.programs.get(&program);
-        let admin = process.and_then(|process| process.admin).map(|admin| admin.to_string());
-        ProgramReport {
-            program,
-            pid: process.map(|process| process.pid),
-            address: admin.or_else(|| record.port(program).map(|port| format!("127.0.0.1:{port}"))),
-            problem: not_ready.iter().find(|(other, _)| *other == program).map(|(_, why)| why.clone()),
-        }
-    });
-    let programs: Vec<_> = programs.collect();
+    let programs = programs(&record, &not_ready);
     let (backlog, backlog_problem) = match backlog(&record.api_url, &arguments, config).await {
         Ok(backlog) => (Some(backlog), None),
         Err(error) => (None, Some(format!("{error:#}"))),
@@ -108,9 +103,33 @@ pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCo
     };
     match arguments.json {
         true => out::line(&serde_json::to_string(&report).context("write the report")?)?,
-        false => tell(&report)?,
+        false => out::line(&text(&report))?,
     }
     Ok(if report.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn programs(record: &Record, not_ready: &[(Program, String)]) -> Vec<ProgramReport> {
+    let all = Program::SERVERS.into_iter().chain(Program::STAGES);
+    all.map(|program| {
+        let process = record.programs.get(&program);
+        ProgramReport {
+            program,
+            pid: process.map(|process| process.pid),
+            address: address(record, program),
+            admin: process.and_then(|process| process.admin),
+            problem: not_ready.iter().find(|(other, _)| *other == program).map(|(_, why)| why.clone()),
+        }
+    })
+    .collect()
+}
+
+fn address(record: &Record, program: Program) -> Option<String> {
+    match program {
+        Program::Redis => Some(record.redis_url.clone()),
+        Program::Api => Some(record.api_url.clone()),
+        // The URL of PostgreSQL holds its password.
+        program => record.port(program).map(|port| format!("127.0.0.1:{port}")),
+    }
 }
 
 async fn backlog(api: &str, arguments: &Arguments, config: &Config) -> anyhow::Result<Backlog> {
@@ -119,19 +138,21 @@ async fn backlog(api: &str, arguments: &Arguments, config: &Config) -> anyhow::R
     Ok(client.get("/v1/backlog", &[]).await?)
 }
 
-fn tell(report: &Report) -> anyhow::Result<()> {
-    let mut rows = vec![["program", "pid", "address", "state"].map(str::to_owned).to_vec()];
+fn text(report: &Report) -> String {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let mut rows = vec![["program", "pid", "address", "admin", "state"].map(str::to_owned).to_vec()];
     for program in &report.programs {
         rows.push(vec![
             program.program.to_string(),
-            program.pid.map_or("-".to_owned(), |pid| pid.to_string()),
-            program.address.clone().unwrap_or_else(|| "-".to_owned()),
+            or_dash(program.pid.map(|pid| pid.to_string())),
+            or_dash(program.address.clone()),
+            or_dash(program.admin.map(|admin| admin.to_string())),
             program.problem.clone().unwrap_or_else(|| "ready".to_owned()),
         ]);
     }
-    out::table(&rows)?;
+    let table = out::columns(&rows);
     if !report.running {
-        return out::line("\nnothing runs; `voiceforge up` starts it again with its data");
+        return format!("{table}\nnothing runs; `voiceforge up` starts it again with its data");
     }
     let backlog = match (&report.backlog, &report.backlog_problem) {
         (Some(Backlog { total, .. }), _) => {
@@ -139,9 +160,62 @@ fn tell(report: &Report) -> anyhow::Result<()> {
         }
         (None, problem) => format!("not known: {}", problem.as_deref().unwrap_or("the API does not tell")),
     };
-    out::line(&format!(
-        "\nbacklog  {backlog}\nAPI      {}\nlogs     {}",
-        report.api_url,
-        report.logs.display()
-    ))
+    format!("{table}\nbacklog  {backlog}\nlogs     {}", report.logs.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+    use crate::stack::Process;
+
+    #[test]
+    fn each_program_stands_beside_the_address_where_it_is_used() {
+        let process = |pid, admin: Option<u16>| Process {
+            pid,
+            started: 0,
+            admin: admin.map(|port| ([127, 0, 0, 1], port).into()),
+        };
+        let record = Record {
+            keeper: process(1, None),
+            api_url: "http://127.0.0.1:8080".to_owned(),
+            redis_url: "redis://127.0.0.1:4002".to_owned(),
+            database_url: "postgres://voiceforge:secret@127.0.0.1:4003/voiceforge".to_owned(),
+            logs: PathBuf::from("/data/logs"),
+            models: None,
+            programs: [
+                (Program::Redis, process(11, None)),
+                (Program::Postgres, process(12, None)),
+                (Program::Ingest, process(13, Some(5001))),
+                (Program::Api, process(14, Some(5002))),
+            ]
+            .into(),
+        };
+        let not_ready = [(Program::Decode, "not started".to_owned())];
+        let mut report = Report {
+            running: true,
+            ready: false,
+            programs: programs(&record, &not_ready),
+            api_url: record.api_url,
+            redis_url: record.redis_url,
+            logs: record.logs,
+            backlog: None,
+            backlog_problem: None,
+        };
+        report.programs.retain(|row| row.pid.is_some() || row.problem.is_some());
+        expect![[r#"
+            program   pid  address                 admin           state
+            redis     11   redis://127.0.0.1:4002  -               ready
+            postgres  12   127.0.0.1:4003          -               ready
+            ingest    13   -                       127.0.0.1:5001  ready
+            decode    -    -                       -               not started
+            api       14   http://127.0.0.1:8080   127.0.0.1:5002  ready
+
+            backlog  not known: the API does not tell
+            logs     /data/logs"#]]
+        .assert_eq(&text(&report));
+        report.running = false;
+        assert!(text(&report).ends_with("`voiceforge up` starts it again with its data"));
+    }
 }

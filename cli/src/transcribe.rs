@@ -31,7 +31,8 @@ pub struct Arguments {
     #[command(flatten)]
     #[allow(missing_docs, reason = "the group documents itself")]
     pub wishes: Wishes,
-    /// Folder of models (default: VOICEFORGE_MODELS, else where `models pull` puts them)
+    /// Folder of models (default: VOICEFORGE_MODELS, else where `models pull` puts them, else that of what `voiceforge up`
+    /// started in the folder VOICEFORGE_DATA)
     #[arg(long, value_name = "DIR")]
     pub models: Option<PathBuf>,
     /// Decode what is not built in through ffmpeg: off, auto (if it is there), or its path
@@ -61,9 +62,9 @@ pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCo
         bail!("subtitles of several files cannot stand in one; add --output DIR to write a file for each");
     }
     telemetry::init("voiceforge", telemetry::Format::Pretty, &config.log)?;
-    let folder = arguments.models.clone().unwrap_or_else(|| config.models.clone());
-    let wished = arguments.wishes.model.clone().or_else(|| config.model.clone());
-    let model = models::choose(&folder, wished.as_deref())?;
+    let folders = models::folders(arguments.models.as_deref(), config, &config.data);
+    let wished = arguments.wishes.model.as_deref().or(config.model.as_deref());
+    let models::Choice { folder, name: model } = models::choose(&folders, wished)?;
     let progress = Progress::new();
     let mut local = {
         let meter = progress.begin(&model);

@@ -18,10 +18,11 @@ use crate::{models, out};
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// Folder for everything it keeps: streams, database, audio, logs
+    /// Folder for everything it keeps: streams, database, audio, logs (default: VOICEFORGE_DATA, else
+    /// ~/.local/share/voiceforge)
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Folder of models
+    /// Folder of models (default: VOICEFORGE_MODELS, else where `models pull` puts them, else the one it had before)
     #[arg(long, value_name = "DIR")]
     pub models: Option<PathBuf>,
     /// Model of audio that names none (default: tiny.en, else the first there is)
@@ -30,6 +31,10 @@ pub struct Arguments {
     /// Port of the API on this machine (default: the one it had before, else a free one)
     #[arg(long, value_name = "N")]
     pub port: Option<u16>,
+    /// Decode what is not built in through ffmpeg: off, auto (if it is there), or its path (default: VOICEFORGE_FFMPEG,
+    /// else off)
+    #[arg(long, value_name = "WHICH")]
+    pub ffmpeg: Option<String>,
     /// Return once it is ready; `voiceforge down` stops it
     #[arg(long)]
     pub detach: bool,
@@ -44,9 +49,10 @@ Examples:
   voiceforge up                               until Ctrl-C
   voiceforge up --detach                      in the background, until `voiceforge down`
   voiceforge up --port 8080 --model base
+  voiceforge up --ffmpeg auto                 with AMR, WMA, HE-AAC and others
   voiceforge up --data ./try --models ./models
 
-Variables reach the stages: VOICEFORGE_FFMPEG=auto voiceforge up";
+Variables reach the stages: VOICEFORGE_MAX_DURATION=4h voiceforge up";
 
 /// Runs it.
 ///
@@ -54,20 +60,23 @@ Variables reach the stages: VOICEFORGE_FFMPEG=auto voiceforge up";
 /// When a program is missing or does not become ready; the message says which and why.
 pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCode> {
     let data = arguments.data.clone().unwrap_or_else(|| config.data.clone());
-    let folder = arguments.models.clone().unwrap_or_else(|| config.models.clone());
-    let model = models::choose(&folder, arguments.model.as_deref().or(config.model.as_deref()))?;
+    let folders = models::folders(arguments.models.as_deref(), config, &data);
+    let model = models::choose(&folders, arguments.model.as_deref().or(config.model.as_deref()))?;
     if arguments.detach {
         return detach(&arguments, &data).await;
     }
+    let folder = model.folder;
     let folder = folder.canonicalize().with_context(|| format!("find {}", folder.display()))?;
     let progress = Progress::new();
     let shutdown = service::shutdown::on_signal(Duration::from_secs(90)).context("listen for signals")?;
     let meter = progress.begin("up");
     meter.activity(&format!("starting Redis, PostgreSQL and the stages in {}", data.display()));
     let notice = progress.clone();
+    let mut variables = vec![("VOICEFORGE_MODEL".to_owned(), model.name)];
+    variables.extend(arguments.ffmpeg.map(|which| ("VOICEFORGE_FFMPEG".to_owned(), which)));
     let options = Options {
         port: arguments.port,
-        variables: vec![("VOICEFORGE_MODEL".to_owned(), model)],
+        variables,
         notice: std::sync::Arc::new(move |line| notice.say(line)),
         ..Options::new(&data, folder)
     };
@@ -98,6 +107,9 @@ async fn detach(arguments: &Arguments, data: &Path) -> anyhow::Result<ExitCode> 
     }
     if let Some(model) = &arguments.model {
         command.arg("--model").arg(model);
+    }
+    if let Some(which) = &arguments.ffmpeg {
+        command.arg("--ffmpeg").arg(which);
     }
     if let Some(port) = arguments.port {
         command.arg("--port").arg(port.to_string());

@@ -3,6 +3,9 @@
 use std::fmt;
 
 use clap::{Args, ValueEnum};
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use transcript::Format;
 
 use crate::config::Config;
@@ -30,21 +33,45 @@ pub struct Wishes {
 impl Wishes {
     /// The fields of a drop that say so, by the names that queue and API share.
     pub fn fields(&self) -> Vec<(String, String)> {
-        let fields = [
+        given([
             ("model", self.model.clone()),
             ("language", self.language.clone()),
             ("task", self.task.map(|task| word(&task))),
             ("prompt", self.prompt.clone()),
             ("channels", self.channels.map(|channels| word(&channels))),
-        ];
-        fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+        ])
+    }
+}
+
+/// Which recordings to look at, and how to tell of them.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Listing {
+    /// Only recordings handed in at this time or later, such as 2026-01-31 or 2026-01-31T18:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub since: Option<Timestamp>,
+    /// Only recordings handed in before this time
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub until: Option<Timestamp>,
+    /// Write a line of JSON for each
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Listing {
+    /// The API's parameters that say so, with those of `more` that are given.
+    pub fn query<const N: usize>(&self, more: [(&str, Option<String>); N]) -> Vec<(String, String)> {
+        let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
+        let mut query = given(more);
+        query.extend(given([("from", time(self.since)), ("until", time(self.until))]));
+        query
     }
 }
 
 /// Where the API is and how to get in.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Server {
-    /// Address of the API (default: VOICEFORGE_SERVER, else what `voiceforge up` runs here, else http://127.0.0.1:8080)
+    /// Address of the API (default: VOICEFORGE_SERVER, else what `voiceforge up` runs in the folder VOICEFORGE_DATA, else
+    /// http://127.0.0.1:8080)
     #[arg(long, value_name = "URL")]
     pub server: Option<url::Url>,
     /// Key for the API (default: VOICEFORGE_API_KEY)
@@ -139,6 +166,46 @@ impl fmt::Display for Shape {
     }
 }
 
+fn given<const N: usize>(fields: [(&str, Option<String>); N]) -> Vec<(String, String)> {
+    fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+}
+
+/// Reads a time; one without a zone is UTC, as all times that are shown, and a date is its midnight.
+fn time(text: &str) -> Result<Timestamp, String> {
+    let without_zone =
+        || text.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok().map(|at| at.timestamp());
+    let expected = || "expected a date or a time, such as 2026-01-31 or 2026-01-31T18:00:00Z".to_owned();
+    text.parse().ok().or_else(without_zone).ok_or_else(expected)
+}
+
 fn word(value: &impl ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        for (text, is) in [
+            ("2026-01-31", "2026-01-31T00:00:00Z"),
+            ("2026-01-31T18:30", "2026-01-31T18:30:00Z"),
+            ("2026-01-31T18:30:00Z", "2026-01-31T18:30:00Z"),
+            ("2026-01-31T18:30:00+02:00", "2026-01-31T16:30:00Z"),
+        ] {
+            assert_eq!(time(text).map(|time| time.to_string()).as_deref(), Ok(is), "{text}");
+        }
+        for text in ["yesterday", "2026-02-30", "18:30", ""] {
+            assert!(time(text).is_err_and(|told| told.contains("2026-01-31T18:00:00Z")), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_query_holds_what_is_given() {
+        let listing = Listing { until: time("2026-01-31").ok(), ..Listing::default() };
+        let query = listing.query([("name", Some("talk".to_owned())), ("status", None)]);
+        let expected = [("name", "talk"), ("until", "2026-01-31T00:00:00Z")];
+        assert_eq!(query, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
 }

@@ -73,6 +73,7 @@ pub async fn run(
 
     let total = files.len();
     let meter = progress.begin(&arguments.path.display().to_string());
+    meter.count(0, total as u64);
     let mut summary = Summary { total, passed_over, ..Summary::default() };
     let mut ends = stream::iter(files).map(|file| sender.one(file)).buffer_unordered(WAITING_MAX);
     while let Some((file, end)) = ends.next().await {
@@ -81,6 +82,12 @@ pub async fn run(
     }
     drop(meter);
     progress.say(&summary.text());
+    if summary.sent > 0 {
+        progress.say(
+            "`voiceforge list` tells where they stand, `voiceforge get ID` reads one; \
+             this line again with --output DIR writes all transcripts there",
+        );
+    }
     Ok(if summary.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

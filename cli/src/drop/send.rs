@@ -72,7 +72,7 @@ fn body(audio: impl AsyncRead + Send + 'static, length: Option<u64>, meter: &Arc
     Body::wrap_stream(pieces)
 }
 
-/// Watches a recording until it ends, asking again after at most `pause`.
+/// Watches a recording until it ends, asking again after at most `pause_max`; says its id once that is known.
 ///
 /// # Errors
 /// As the API says.
@@ -87,7 +87,15 @@ pub async fn wait(
     let mut pause = Duration::from_millis(50);
     // The id of the drop stays its address; that of the recording may come to be another's, who brought the same.
     let address = recording.drop_id.clone().unwrap_or_else(|| recording.address().to_owned());
-    while !recording.status.is_final() {
+    let mut told = None;
+    loop {
+        if let Some(id) = recording.id.as_ref().filter(|&id| told.as_ref() != Some(id)) {
+            meter.say(&format!("recording {id}"));
+            told = Some(id.clone());
+        }
+        if recording.status.is_final() {
+            return Ok(recording);
+        }
         meter.standing(&recording.standing());
         tokio::time::sleep(pause).await;
         pause = (pause * 3 / 2).min(pause_max);
@@ -106,5 +114,4 @@ pub async fn wait(
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(recording)
 }

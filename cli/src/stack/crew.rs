@@ -175,6 +175,7 @@ impl Crew {
             redis_url: self.redis.url(),
             database_url: self.postgres.url(),
             logs: self.launch.logs.clone(),
+            models: Some(self.options.models.clone()),
             programs,
         }
     }

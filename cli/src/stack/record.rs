@@ -28,6 +28,9 @@ pub struct Record {
     pub database_url: String,
     /// Folder of the logs, one file for each program.
     pub logs: PathBuf,
+    /// Folder of the models; stacks of other versions may not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub models: Option<PathBuf>,
     /// The programs that were started.
     pub programs: BTreeMap<Program, Process>,
 }

@@ -12,6 +12,7 @@ fn record() -> Record {
         redis_url: "redis://127.0.0.1:4002".to_owned(),
         database_url: "postgres://voiceforge:se:cret@127.0.0.1:4003/voiceforge".to_owned(),
         logs: PathBuf::from("logs"),
+        models: Some(PathBuf::from("models")),
         programs: [(Program::Infer, process)].into(),
     }
 }
@@ -60,7 +61,9 @@ fn pauses_between_crashes_grow_and_begin_anew_after_health() {
 async fn attaching_where_nothing_was_started_says_how_to_start() {
     let folder = tempfile::tempdir().unwrap();
     let said = format!("{:#}", Stack::attach(folder.path()).unwrap_err());
-    assert!(said.contains("voiceforge up"), "{said}");
+    for way in ["voiceforge up", "--data", "VOICEFORGE_DATA"] {
+        assert!(said.contains(way), "{way} is missing in: {said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

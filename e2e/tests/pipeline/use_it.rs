@@ -93,6 +93,28 @@ fn many_clips_through_the_api_and_a_long_one_in_parts() {
     });
 }
 
+/// Standard output is the transcript alone; its id stands beside the progress.
+#[test]
+fn the_command_line_tells_the_id_beside_the_transcript() {
+    on_a_stack(&[], |pipeline| async move {
+        let clip = pipeline.clips[0].clone();
+        let voiceforge = cli::stack::programs_folder().join("voiceforge");
+        let server = ["--server".to_owned(), pipeline.stack.api_url()];
+        let mut drop = tokio::process::Command::new(&voiceforge);
+        let dropped = drop.arg("drop").arg(&clip.path).arg("--wait").args(&server).output().await?;
+        let told = String::from_utf8(dropped.stderr)?;
+        ensure!(dropped.status.success(), "{told}");
+        let text = String::from_utf8(dropped.stdout)?;
+        assert_right(&[(clip, text.clone())]);
+
+        let id = told.lines().find_map(|line| line.split_once(": recording ")).context("an id")?.1;
+        let mut get = tokio::process::Command::new(&voiceforge);
+        let got = get.args(["get", id]).args(&server).output().await?;
+        assert_eq!(String::from_utf8(got.stdout)?, text);
+        Ok(pipeline)
+    });
+}
+
 /// The official client of OpenAI's API transcribes a clip and understands errors.
 #[test]
 fn the_openai_package_understands_us() {
