@@ -33,6 +33,10 @@ pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCo
     let data = arguments.data.unwrap_or_else(|| config.data.clone());
     let stack = Stack::attach(&data)?;
     let progress = Progress::new();
+    if !stack.is_kept() && stack.record().programs.is_empty() {
+        progress.say(&format!("nothing runs in {}", data.display()));
+        return Ok(ExitCode::SUCCESS);
+    }
     let meter = progress.begin("down");
     meter.activity(&format!("stopping what runs in {}", data.display()));
     stack.stop().await?;
