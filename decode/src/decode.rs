@@ -126,7 +126,7 @@ impl Decode {
                     metrics::decoded(&summary, started.elapsed().as_secs_f64());
                     tracing::info!(audio_ms = summary.audio_ms, segments = ?summary.segments,
                         codec = summary.info.codec, truncated_at_ms = summary.truncated_at_ms, "decoded");
-                    let fact = delivery.envelope().follow(decoded(summary).into(), "", events::now());
+                    let fact = delivery.envelope().follow(decoded(summary).into(), events::now());
                     delivery.finish(Outputs::fact(fact)).await;
                     return "decoded";
                 }
@@ -196,7 +196,7 @@ impl Decode {
         tracing::info!(code = cause.code, cause = cause.message, "cannot be decoded");
         let attempts = delivery.entry().attempts + 1;
         let failed = RecordingFailed { stage: "decode".to_owned(), cause, attempts };
-        let fact = delivery.envelope().follow(failed.into(), "", events::now());
+        let fact = delivery.envelope().follow(failed.into(), events::now());
         delivery.finish(Outputs::fact(fact)).await;
     }
 }
@@ -259,9 +259,8 @@ fn cut(
         settings: request.settings.clone(),
         lane: request.lane,
     };
-    let part_name = format!("{}:{}", part.channel, part.index);
     streams::stage::Part {
-        work: delivery.envelope().follow(event.into(), &part_name, events::now()),
+        work: delivery.envelope().follow(event.into(), events::now()),
         lane: request.lane,
         speech: part.pcm_bytes().into(),
         ms: end_ms - start_ms,

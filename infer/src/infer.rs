@@ -105,7 +105,6 @@ impl Infer {
             delivery.fail(Cause::new("wrong_queue", message)).await;
             return;
         };
-        let part = format!("{}:{}", cut.channel, cut.index);
         let event = match self.transcribe(&delivery, &cut).await {
             Ok(transcribed) => transcribed.into(),
             Err(Problem::Later(cause)) => {
@@ -119,7 +118,7 @@ impl Infer {
                 SegmentFailed { channel, index, start_ms, end_ms, cause, attempts }.into()
             }
         };
-        let fact = delivery.envelope().follow(event, &part, events::now());
+        let fact = delivery.envelope().follow(event, events::now());
         delivery.finish(Outputs::fact(fact)).await;
     }
 

@@ -243,7 +243,7 @@ impl World {
             lane: Lane::Batch,
             metadata: metadata.collect(),
         };
-        let admitted = cause.follow(admitted.into(), "", now());
+        let admitted = cause.follow(admitted.into(), now());
         self.apply(&admitted).await;
         let outcome = DropOutcome { recording: Some(recording), duplicate: false, cause: None };
         self.log.set_drop_outcome(&drop["drop"], &outcome).await.unwrap();
@@ -262,7 +262,7 @@ impl World {
             truncated_at_ms: None,
             truncated_reason: None,
         };
-        self.apply(&admitted.follow(decoded.into(), "", now())).await;
+        self.apply(&admitted.follow(decoded.into(), now())).await;
     }
 
     /// Does what infer does with a segment of 5 s.
@@ -290,19 +290,19 @@ impl World {
             model: "tiny.en".to_owned(),
             infer_ms: 100,
         };
-        self.apply(&admitted.follow(transcribed.into(), &format!("0:{index}"), now())).await;
+        self.apply(&admitted.follow(transcribed.into(), now())).await;
     }
 
     /// Does what a stage does that gives a recording up.
     pub async fn fail(&self, admitted: &Envelope, cause: Cause) {
         let failed = RecordingFailed { stage: "decode".to_owned(), cause, attempts: 1 };
-        self.apply(&admitted.follow(failed.into(), "", now())).await;
+        self.apply(&admitted.follow(failed.into(), now())).await;
     }
 
     /// Does what infer does with a segment it gives up.
     pub async fn fail_segment(&self, admitted: &Envelope, index: u32, cause: Cause) {
         let failed = SegmentFailed { channel: 0, index, start_ms: 0, end_ms: 5_000, cause, attempts: 3 };
-        self.apply(&admitted.follow(failed.into(), &format!("0:{index}"), now())).await;
+        self.apply(&admitted.follow(failed.into(), now())).await;
     }
 
     /// Takes the next drop of `lane` all the way, one segment a text.

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::event::Event;
-use crate::id::{EventId, RecordingId, Shard, Tenant};
+use crate::id::{EventId, RecordingId, SegmentId, Shard, Tenant};
 
 /// An event with its identity, its place and its cause.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,17 +36,24 @@ pub struct Envelope {
 
 impl Envelope {
     /// Makes the event that follows from this one: same recording, generation, round and trace, derived identity.
-    ///
-    /// `part` tells several events of one type and cause apart; see [`EventId::derive`].
-    pub fn follow(&self, event: Event, part: &str, occurred_at: Timestamp) -> Envelope {
-        Envelope {
-            event_id: EventId::derive(self.event_id, event.kind(), part, self.round),
-            seq: None,
-            causation_id: Some(self.event_id),
-            occurred_at,
-            event,
-            ..self.clone()
-        }
+    /// One cause has many segments, so what is about a segment has its channel and index in its identity.
+    pub fn follow(&self, event: Event, occurred_at: Timestamp) -> Envelope {
+        let mut next =
+            Envelope { seq: None, causation_id: Some(self.event_id), occurred_at, event, ..self.clone() };
+        let part = next.segment().map(|segment| segment.part()).unwrap_or_default();
+        next.event_id = EventId::derive(self.event_id, next.event.kind(), &part, self.round);
+        next
+    }
+
+    /// Returns the segment that the event is about, if it is about one.
+    pub fn segment(&self) -> Option<SegmentId> {
+        let (channel, index) = match &self.event {
+            Event::SegmentCut(e) => (e.channel, e.index),
+            Event::SegmentTranscribed(e) => (e.channel, e.index),
+            Event::SegmentFailed(e) => (e.channel, e.index),
+            _ => return None,
+        };
+        Some(SegmentId { recording: self.recording, generation: self.generation, channel, index })
     }
 }
 

@@ -216,8 +216,26 @@ fn upcasters_run_from_the_stored_version() {
 fn a_following_event_keeps_place_and_trace() {
     let first = envelope(one_of_each().remove(0));
     let at: Timestamp = "2026-01-02T03:04:06Z".parse().unwrap();
-    let next = first.follow(RecordingDeleted { by: "api".into() }.into(), "", at);
+    let next = first.follow(RecordingDeleted { by: "api".into() }.into(), at);
     assert_eq!(next.causation_id, Some(first.event_id));
     assert_eq!((next.recording, next.trace.clone(), next.seq), (first.recording, first.trace, None));
     assert_eq!((next.submitted_at, next.occurred_at), (first.submitted_at, at));
+}
+
+/// Identities are compared across releases: these must never change.
+#[test]
+fn a_following_event_is_named_after_its_cause_and_segment() {
+    let mut first = envelope(one_of_each().remove(0));
+    first.event_id = EventId::from(uuid::Uuid::from_u128(7));
+    for (kind, id) in [
+        ("RecordingDecoded", "2af1158a-59d8-57c3-951e-55a6503b8330"),
+        ("RecordingFailed", "f056ce61-6af5-565b-9b18-d69ee130667f"),
+        ("SegmentCut", "bbca6514-3982-563e-9fa5-2f29cf482fae"),
+        ("SegmentTranscribed", "dcea78fc-8c66-5ee5-8d93-a6c59ea9a5b1"),
+        ("SegmentFailed", "1632c92d-25e2-5d09-a3d5-e5e0fff27464"),
+        ("GenerationActivated", "d13aa835-aaea-5a74-bed1-5e175ac1b0e9"),
+    ] {
+        let event = one_of_each().into_iter().find(|event| event.kind() == kind).unwrap();
+        assert_eq!(first.follow(event, first.occurred_at).event_id.to_string(), id, "{kind}");
+    }
 }

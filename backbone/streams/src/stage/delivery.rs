@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use events::{Cause, Claim, Envelope, Event, Lane, RecordingFailed, SegmentFailed, SegmentId};
+use events::{Cause, Claim, Envelope, Event, Lane, RecordingFailed, SegmentFailed};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
@@ -136,7 +136,7 @@ impl Delivery {
         let stage = self.context.options.name;
         match &self.envelope {
             Some(envelope) => {
-                let segment = segment_of(envelope).map(|segment| segment.to_string());
+                let segment = envelope.segment().map(|segment| segment.to_string());
                 tracing::info_span!("delivery", stage, recording = %envelope.recording, segment, trace = envelope.trace)
             }
             None => tracing::info_span!("delivery", stage, entry = self.entry.id),
@@ -150,7 +150,7 @@ impl Delivery {
     pub async fn emit(&self, part: Part) -> Result<Emitted, Error> {
         let envelope = self.envelope();
         let shard = envelope.shard;
-        let segment = segment_of(&part.work).ok_or_else(|| {
+        let segment = part.work.segment().ok_or_else(|| {
             Error::Misconfigured(format!("a part must be a segment, not {}", part.work.event.kind()))
         })?;
         let message = Message::work(&part.work, part.ms, part.speech.len() as u64)
@@ -389,22 +389,11 @@ impl Drop for Delivery {
     }
 }
 
-/// Returns the segment that work or a result is about.
-fn segment_of(envelope: &Envelope) -> Option<SegmentId> {
-    let (channel, index) = match &envelope.event {
-        Event::SegmentCut(e) => (e.channel, e.index),
-        Event::SegmentTranscribed(e) => (e.channel, e.index),
-        Event::SegmentFailed(e) => (e.channel, e.index),
-        _ => return None,
-    };
-    Some(SegmentId { recording: envelope.recording, generation: envelope.generation, channel, index })
-}
-
 /// Returns the keys that live only as long as the work: a segment's speech, a recording's cursor.
 fn leftovers(envelope: &Envelope) -> Vec<String> {
     match &envelope.event {
         Event::SegmentCut(_) => {
-            segment_of(envelope).map(|segment| keys::speech(envelope.shard, &segment)).into_iter().collect()
+            envelope.segment().map(|segment| keys::speech(envelope.shard, &segment)).into_iter().collect()
         }
         Event::TranscriptionRequested(_) => {
             vec![keys::cursor(envelope.shard, envelope.recording, envelope.generation)]
@@ -426,17 +415,16 @@ fn lapsed(envelope: &Envelope, facts: &[Envelope]) -> Option<Claim> {
 /// Returns the fact that ends the recording or segment that work was about.
 fn failure(envelope: &Envelope, stage: &str, cause: &Cause, attempts: u32) -> Option<Envelope> {
     let cause = cause.clone();
-    let (event, part): (Event, String) = match &envelope.event {
+    let event = match &envelope.event {
         Event::TranscriptionRequested(_) => {
-            (RecordingFailed { stage: stage.to_owned(), cause, attempts }.into(), String::new())
+            RecordingFailed { stage: stage.to_owned(), cause, attempts }.into()
         }
         Event::SegmentCut(cut) => {
             let (channel, index) = (cut.channel, cut.index);
             let (start_ms, end_ms) = (cut.start_ms, cut.end_ms);
-            let part = format!("{channel}:{index}");
-            (SegmentFailed { channel, index, start_ms, end_ms, cause, attempts }.into(), part)
+            SegmentFailed { channel, index, start_ms, end_ms, cause, attempts }.into()
         }
         _ => return None,
     };
-    Some(envelope.follow(event, &part, events::now()))
+    Some(envelope.follow(event, events::now()))
 }

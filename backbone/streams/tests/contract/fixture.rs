@@ -324,7 +324,7 @@ pub fn cut(work: &Envelope, index: u32) -> Envelope {
         settings: settings(),
         lane: Lane::Batch,
     };
-    work.follow(event.into(), &format!("0:{index}"), events::now())
+    work.follow(event.into(), events::now())
 }
 
 /// The fact that a recording is deleted.
@@ -339,7 +339,7 @@ pub fn deletion(recording: RecordingId) -> Message {
 pub fn fact(work: &Envelope, index: u32) -> Envelope {
     let event =
         SegmentFailed { channel: 0, index, start_ms: 0, end_ms: 1, cause: cause("test"), attempts: 1 };
-    work.follow(event.into(), &format!("0:{index}"), events::now())
+    work.follow(event.into(), events::now())
 }
 
 fn envelope(number: u32, event: Event) -> Envelope {

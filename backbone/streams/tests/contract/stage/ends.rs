@@ -88,7 +88,7 @@ async fn what_failed_may_be_brought_again(bench: Bench) {
             one if one == recording(2) => {
                 let (stage, cause) = ("decode".to_owned(), cause("not_audio"));
                 let failed = events::RecordingFailed { stage, cause, attempts: 1 };
-                let fact = envelope.follow(failed.into(), "", events::now());
+                let fact = envelope.follow(failed.into(), events::now());
                 delivery.finish(Outputs::fact(fact)).await;
             }
             one if one == recording(3) && envelope.generation == 0 => finish(delivery).await,
