@@ -199,7 +199,7 @@ fn show_uri(uri: &Url) -> String {
     plain.set_query(None);
     plain.set_fragment(None);
     // Both fail only for uris that cannot have them.
-    if !BUCKET_SCHEMES.contains(&uri.scheme()) {
+    if !matches!(uri.scheme(), "az" | "abfs" | "abfss") {
         let _ = plain.set_username("");
     }
     let _ = plain.set_password(None);

@@ -65,7 +65,7 @@ pub struct NoCredentials {
 pub fn explain(error: object_store::Error) -> Box<dyn Error + Send + Sync> {
     let object_store::Error::Generic { store, .. } = &error else { return Box::new(error) };
     let (asked, variables) = match *store {
-        "S3" => ("/latest/", "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+        "S3" => ("/latest/api/token", "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
         "GCS" => ("/computeMetadata/", "GOOGLE_APPLICATION_CREDENTIALS to the file of a service account"),
         "MicrosoftAzure" => ("/metadata/identity/", "AZURE_STORAGE_ACCOUNT_KEY"),
         _ => return Box::new(error),
