@@ -71,6 +71,7 @@ impl Decode {
             delivery.envelope().shard,
             delivery.envelope().recording,
             delivery.envelope().generation,
+            delivery.envelope().round,
         );
         let cursor = match self.log.cursor(&cursor_key).await {
             Ok(cursor) => cursor,

@@ -143,12 +143,17 @@ impl Infer {
         let (recording, generation) = (envelope.recording, envelope.generation);
         let segment = SegmentId { recording, generation, channel: cut.channel, index: cut.index };
         let redis = |error: streams::Error| Problem::Later(Cause::new("redis", error.to_string()));
-        let speech = self.log.speech(envelope.shard, &segment).await.map_err(redis)?.ok_or_else(|| {
-            metrics::failed("speech_missing");
-            let message =
-                "the segment's speech is gone from Redis: transcribe the recording again from its audio";
-            Problem::Never(Cause::new("speech_missing", message))
-        })?;
+        let speech = self
+            .log
+            .speech(envelope.shard, &segment, envelope.round)
+            .await
+            .map_err(redis)?
+            .ok_or_else(|| {
+                metrics::failed("speech_missing");
+                let message =
+                    "the segment's speech is gone from Redis: transcribe the recording again from its audio";
+                Problem::Never(Cause::new("speech_missing", message))
+            })?;
         let pcm: Arc<[i16]> =
             speech.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect();
 

@@ -163,14 +163,19 @@ pub fn erased(shard: Shard, recording: RecordingId) -> String {
     format!("vf:{{{shard}}}:erased:{recording}")
 }
 
-/// How far decode got in a recording and generation.
-pub fn cursor(shard: Shard, recording: RecordingId, generation: u32) -> String {
-    format!("vf:{{{shard}}}:cursor:{recording}:{generation}")
+/// How far decode got in a generation. A replay has a place of its own: the round before may still be at work.
+pub fn cursor(shard: Shard, recording: RecordingId, generation: u32, round: u32) -> String {
+    format!("vf:{{{shard}}}:cursor:{recording}:{generation}{}", of_round(round))
 }
 
-/// The speech of a segment: 16 kHz mono PCM, i16 little endian.
-pub fn speech(shard: Shard, segment: &SegmentId) -> String {
-    format!("vf:{{{shard}}}:pcm:{segment}")
+/// The speech of a segment: 16 kHz mono PCM, i16 little endian. A replay has its own, because the commit of one round
+/// deletes what it worked on.
+pub fn speech(shard: Shard, segment: &SegmentId, round: u32) -> String {
+    format!("vf:{{{shard}}}:pcm:{segment}{}", of_round(round))
+}
+
+fn of_round(round: u32) -> String {
+    if round == 0 { String::new() } else { format!(":{round}") }
 }
 
 /// The language found in a recording's first speech, kept until the recording ends.
@@ -203,6 +208,12 @@ mod tests {
         assert_eq!(Source::Log(shard).dead(), "vf:{07}:dead");
         assert_eq!(Source::Ingest(Lane::Rt).dead(), "{vf:ingest}:dead");
         assert_eq!(Source::Log(shard).attempts("project"), "vf:{07}:attempts:project");
+        let recording = RecordingId::from(uuid::Uuid::nil());
+        let segment = SegmentId { recording, generation: 2, channel: 1, index: 9 };
+        assert_eq!(speech(shard, &segment, 0), format!("vf:{{07}}:pcm:{recording}:2:1:9"));
+        assert_eq!(speech(shard, &segment, 3), format!("vf:{{07}}:pcm:{recording}:2:1:9:3"));
+        assert_eq!(cursor(shard, recording, 2, 0), format!("vf:{{07}}:cursor:{recording}:2"));
+        assert_eq!(cursor(shard, recording, 2, 3), format!("vf:{{07}}:cursor:{recording}:2:3"));
     }
 
     #[test]

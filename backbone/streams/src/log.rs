@@ -448,8 +448,8 @@ pub trait Log: Send + Sync + 'static {
     /// Returns what became of a drop, if it was handled within the last week.
     async fn drop_outcome(&self, drop_id: &str) -> Result<Option<DropOutcome>, Error>;
 
-    /// Returns the speech of a segment: 16 kHz mono PCM, i16 little endian.
-    async fn speech(&self, shard: Shard, segment: &SegmentId) -> Result<Option<Bytes>, Error>;
+    /// Returns the speech of a segment as `round` cut it: 16 kHz mono PCM, i16 little endian.
+    async fn speech(&self, shard: Shard, segment: &SegmentId, round: u32) -> Result<Option<Bytes>, Error>;
 
     /// Settles the language of a transcription: the first to say wins, and all get the winner's answer.
     async fn settle_language(

@@ -567,8 +567,8 @@ impl Log for MemoryLog {
         Ok(kept.map(|json| serde_json::from_slice(&json).expect("written by set_drop_outcome()")))
     }
 
-    async fn speech(&self, shard: Shard, segment: &SegmentId) -> Result<Option<Bytes>, Error> {
-        Ok(self.lock().strings.get(&keys::speech(shard, segment)).cloned())
+    async fn speech(&self, shard: Shard, segment: &SegmentId, round: u32) -> Result<Option<Bytes>, Error> {
+        Ok(self.lock().strings.get(&keys::speech(shard, segment, round)).cloned())
     }
 
     async fn settle_language(

@@ -619,9 +619,9 @@ impl Log for RedisLog {
         json.map(|json| serde_json::from_str(&json).map_err(|_| unexpected(ACTION, &json))).transpose()
     }
 
-    async fn speech(&self, shard: Shard, segment: &SegmentId) -> Result<Option<Bytes>, Error> {
+    async fn speech(&self, shard: Shard, segment: &SegmentId, round: u32) -> Result<Option<Bytes>, Error> {
         let speech: Option<Vec<u8>> =
-            self.run("fetch speech", redis::cmd("GET").arg(keys::speech(shard, segment))).await?;
+            self.run("fetch speech", redis::cmd("GET").arg(keys::speech(shard, segment, round))).await?;
         Ok(speech.map(Bytes::from))
     }
 
@@ -762,9 +762,7 @@ impl Log for RedisLog {
     }
 
     async fn drop_dead(&self, place: DeadPlace, id: &str) -> Result<bool, Error> {
-        let mut command = redis::cmd("XDEL");
-        command.arg(place.key()).arg(id);
-        Ok(self.run::<u64>("drop a dead letter", &command).await? == 1)
+        self.remove_dead(place, id).await
     }
 
     async fn revive(

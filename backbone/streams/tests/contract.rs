@@ -9,13 +9,16 @@ mod contract {
     pub mod proxy;
     pub mod server;
 
+    mod acts;
     mod admission;
     mod commit;
     mod emit;
     mod facts;
     mod lease;
+    mod letters;
     mod machine;
     mod notes;
     mod scripts;
     mod stage;
+    mod survey;
 }

@@ -184,13 +184,13 @@ async fn a_successor_goes_on_where_the_first_one_stopped() {
     assert_eq!(resumed, decoded);
     for index in 0..count {
         let segment = SegmentId { recording: work.recording, generation: 0, channel: 0, index };
-        let speech = whole.log.speech(SHARD, &segment).await.unwrap();
+        let speech = whole.log.speech(SHARD, &segment, 0).await.unwrap();
         assert!(speech.is_some());
-        assert_eq!(halves.log.speech(SHARD, &segment).await.unwrap(), speech, "segment {index}");
+        assert_eq!(halves.log.speech(SHARD, &segment, 0).await.unwrap(), speech, "segment {index}");
     }
     assert_eq!(halves.log.backlog(SEGMENTS).await.unwrap(), whole.log.backlog(SEGMENTS).await.unwrap());
     assert_eq!(
-        halves.log.cursor(&keys::cursor(SHARD, work.recording, 0)).await.unwrap(),
+        halves.log.cursor(&keys::cursor(SHARD, work.recording, 0, 0)).await.unwrap(),
         "",
         "the cursor is gone"
     );

@@ -12,7 +12,8 @@ use crate::log::{Entry, Error, Message};
 /// Entries that one call of `find.lua` looks at: a call must not hold the server up.
 const PAGE: usize = 200;
 
-/// Cursors and languages are removed for at least so many generations, whether traces of them were found or not.
+/// Languages are removed for at least so many generations, whether traces of them were found or not. They lapse by
+/// themselves after a while.
 const GENERATIONS: u32 = 64;
 
 impl RedisLog {
@@ -74,11 +75,10 @@ impl RedisLog {
         if erased.dead > 0 {
             self.compact_dead(DeadPlace::Shard(shard)).await?;
         }
-        let left = (0..generations.min(GENERATIONS * 16)).flat_map(|generation| {
-            [keys::cursor(shard, recording, generation), keys::language(shard, recording, generation)]
-        });
-        let left: Vec<String> = left.collect();
-        self.run::<u64>("erase a recording", redis::cmd("UNLINK").arg(&left)).await?;
+        let languages: Vec<String> = (0..generations.min(GENERATIONS * 16))
+            .map(|generation| keys::language(shard, recording, generation))
+            .collect();
+        self.run::<u64>("erase a recording", redis::cmd("UNLINK").arg(&languages)).await?;
         let mut command = redis::cmd("LRANGE");
         command.arg(keys::erased(shard, recording)).arg(0).arg(-1);
         erased.seqs = self.run("read what was erased", &command).await?;
@@ -115,12 +115,12 @@ impl RedisLog {
             }
             let mut any = false;
             for entry in reply::range_of(page, source)? {
-                let Some((found, speech)) = belongings(&entry, recording) else { continue };
+                let Some((found, belonging)) = belongings(&entry, recording) else { continue };
                 generation = generation.max(found);
                 any = true;
                 erase.arg(&entry.id).arg(entry.text("event_id").unwrap_or_default());
-                if let Some(segment) = speech {
-                    erase.key(keys::speech(shard, &segment));
+                if let Some(key) = belonging {
+                    erase.key(key);
                 }
             }
             if any {
@@ -131,19 +131,21 @@ impl RedisLog {
     }
 }
 
-/// Tells whether an entry is to go with its recording: its generation, and the segment whose speech goes with it.
-fn belongings(entry: &Entry, recording: RecordingId) -> Option<(u32, Option<SegmentId>)> {
+/// Tells whether an entry is to go with its recording: its generation, and the key that lives as long as it does.
+fn belongings(entry: &Entry, recording: RecordingId) -> Option<(u32, Option<String>)> {
     let Ok(Decoded::Known(envelope)) = events::decode(entry.field("event")?) else { return None };
     if envelope.recording != recording || matches!(envelope.event, Event::RecordingDeleted(_)) {
         return None;
     }
-    let generation = envelope.generation;
-    let speech = match &envelope.event {
+    let (generation, round) = (envelope.generation, envelope.round);
+    let key = match &envelope.event {
         Event::SegmentCut(cut) => {
             let (channel, index) = (cut.channel, cut.index);
-            Some(SegmentId { recording, generation, channel, index })
+            let segment = SegmentId { recording, generation, channel, index };
+            Some(keys::speech(envelope.shard, &segment, round))
         }
+        Event::TranscriptionRequested(_) => Some(keys::cursor(envelope.shard, recording, generation, round)),
         _ => None,
     };
-    Some((generation, speech))
+    Some((generation, key))
 }

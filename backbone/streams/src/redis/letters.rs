@@ -16,6 +16,10 @@ impl RedisLog {
         count: usize,
         largest: u64,
     ) -> Result<Vec<Dead>, Error> {
+        let bounds = [from.trim_start_matches('('), to];
+        if !bounds.iter().all(|id| matches!(*id, "-" | "+") || reply::is_id(id)) {
+            return Ok(Vec::new());
+        }
         let mut invocation = self.scripts.dead.prepare_invoke();
         invocation.key(place.key()).arg(from).arg(to).arg(count).arg(largest);
         let value: Value = self.script("read dead letters", &invocation).await?;
@@ -30,6 +34,15 @@ impl RedisLog {
     ) -> Result<Vec<Dead>, Error> {
         let from = after.map_or("-".to_owned(), |after| format!("({after}"));
         self.list_dead(place, &from, "+", count, LISTED_VALUE_BYTES as u64).await
+    }
+
+    pub(super) async fn remove_dead(&self, place: DeadPlace, id: &str) -> Result<bool, Error> {
+        if !reply::is_id(id) {
+            return Ok(false);
+        }
+        let mut command = redis::cmd("XDEL");
+        command.arg(place.key()).arg(id);
+        Ok(self.run::<u64>("drop a dead letter", &command).await? == 1)
     }
 
     pub(super) async fn revive_dead(

@@ -158,6 +158,16 @@ pub fn id_order(id: &str) -> (u64, u64) {
     (ms.parse().unwrap_or(0), n.parse().unwrap_or(0))
 }
 
+/// Tells whether a text is an entry's id, as people may type one.
+pub fn is_id(text: &str) -> bool {
+    let number =
+        |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()) && part.len() <= 19;
+    match text.split_once('-') {
+        Some((ms, n)) => number(ms) && number(n),
+        None => number(text),
+    }
+}
+
 /// Returns the smallest id above `id`.
 pub fn next_id(id: &str) -> String {
     let (ms, n) = id_order(id);

@@ -162,12 +162,12 @@ impl Delivery {
             identity: self.entry.identity().to_owned(),
             recording: envelope.recording,
             generation: envelope.generation,
-            cursor: keys::cursor(shard, envelope.recording, envelope.generation),
+            cursor: keys::cursor(shard, envelope.recording, envelope.generation, envelope.round),
             expected: part.expected,
             next: part.next,
             queue: Source::Queue(shard, Queue::Segments, part.lane),
             message,
-            speech_key: keys::speech(shard, &segment),
+            speech_key: keys::speech(shard, &segment, part.work.round),
             speech: part.speech,
         };
         loop {
@@ -393,10 +393,11 @@ impl Drop for Delivery {
 fn leftovers(envelope: &Envelope) -> Vec<String> {
     match &envelope.event {
         Event::SegmentCut(_) => {
-            envelope.segment().map(|segment| keys::speech(envelope.shard, &segment)).into_iter().collect()
+            let speech = |segment| keys::speech(envelope.shard, &segment, envelope.round);
+            envelope.segment().map(speech).into_iter().collect()
         }
         Event::TranscriptionRequested(_) => {
-            vec![keys::cursor(envelope.shard, envelope.recording, envelope.generation)]
+            vec![keys::cursor(envelope.shard, envelope.recording, envelope.generation, envelope.round)]
         }
         _ => Vec::new(),
     }

@@ -1,7 +1,7 @@
 //! How an entry ends: once, whole, and for good.
 
 use events::{Lane, RecordingDeleted};
-use streams::{Admission, Backlog, DeadLetter, Message, Outcome, Queue, Source, keys};
+use streams::{Admission, Backlog, Message, Outcome, Queue, Source, keys};
 
 use super::fixture::*;
 
@@ -95,7 +95,7 @@ async fn a_deleted_recording_leaves_nothing_behind(bench: Bench) {
     assert_eq!(bench.backlog(DECODE).await, Backlog::default(), "the entry itself ends");
     assert_eq!(bench.backlog(SEGMENTS).await.entries, 1, "only the part of before");
     assert_eq!(bench.log.dead_letters(DECODE).await.unwrap(), 0);
-    assert_eq!(bench.log.speech(SHARD, &segment_of(&work, 0)).await.unwrap(), None);
+    assert_eq!(bench.log.speech(SHARD, &segment_of(&work, 0), 0).await.unwrap(), None);
 
     let another = bench.one_taken(2, "a").await;
     assert_eq!(
@@ -208,15 +208,6 @@ async fn a_drop_may_say_anything_and_still_ends(bench: Bench) {
     }
     assert_eq!(bench.backlog(source).await, Backlog::default());
     assert_eq!(bench.log.dead_letters(source).await.unwrap(), drops.len() as u64);
-}
-
-fn letter() -> DeadLetter {
-    DeadLetter {
-        stage: "decode".to_owned(),
-        cause: cause("unsupported_codec"),
-        attempts: 3,
-        worker: "host:1:x".to_owned(),
-    }
 }
 
 /// The mark is what the design says it is; other programs may set it beside the fact.

@@ -15,13 +15,13 @@ on_both_logs!(
 async fn a_part_moves_the_cursor_stores_its_speech_and_appends_its_work(bench: Bench) {
     let work = requested(1);
     let entry = bench.one_taken(1, "a").await;
-    let cursor = keys::cursor(SHARD, work.recording, 0);
+    let cursor = keys::cursor(SHARD, work.recording, 0, 0);
     assert_eq!(bench.log.cursor(&cursor).await.unwrap(), "");
     for index in 0..3 {
         let emit = emit_of(&entry, &work, index);
         assert_eq!(bench.log.emit(&emit).await.unwrap(), Emitted::Done);
         assert_eq!(bench.log.cursor(&cursor).await.unwrap(), emit.next);
-        let speech = bench.log.speech(SHARD, &segment_of(&work, index)).await.unwrap();
+        let speech = bench.log.speech(SHARD, &segment_of(&work, index), 0).await.unwrap();
         assert_eq!(speech, Some(emit.speech));
     }
     assert_eq!(bench.backlog(SEGMENTS).await, Backlog { entries: 3, audio_ms: 3000, bytes: 192 });
@@ -54,7 +54,7 @@ async fn a_successor_goes_on_at_the_cursor(bench: Bench) {
     let (first, work) = (bench.one_taken(1, "a").await, requested(1));
     bench.log.emit(&emit_of(&first, &work, 0)).await.unwrap();
     let second = bench.claim("b", std::time::Duration::ZERO).await.remove(0);
-    let cursor = bench.log.cursor(&keys::cursor(SHARD, work.recording, 0)).await.unwrap();
+    let cursor = bench.log.cursor(&keys::cursor(SHARD, work.recording, 0, 0)).await.unwrap();
     let next = emit_of(&second, &work, 1);
     assert_eq!(cursor, next.expected);
     assert_eq!(bench.log.emit(&next).await.unwrap(), Emitted::Done);
@@ -87,5 +87,5 @@ async fn nothing_is_emitted_for_an_entry_that_is_not_ours(bench: Bench) {
     assert_eq!(bench.log.emit(&emit).await.unwrap(), Emitted::Ended(Outcome::Deleted));
 
     assert_eq!(bench.backlog(SEGMENTS).await, Backlog::default());
-    assert_eq!(bench.log.speech(SHARD, &segment_of(&requested(3), 0)).await.unwrap(), None);
+    assert_eq!(bench.log.speech(SHARD, &segment_of(&requested(3), 0), 0).await.unwrap(), None);
 }

@@ -11,7 +11,8 @@ use events::{
 };
 use streams::memory::MemoryLog;
 use streams::{
-    Admission, Admit, Backlog, Commit, Emit, Entry, Message, Outcome, Queue, SharedLog, Source, keys,
+    Admission, Admit, Backlog, Commit, DeadLetter, Emit, Entry, Message, Outcome, Queue, SharedLog, Source,
+    keys,
 };
 
 use super::server::Server;
@@ -193,6 +194,16 @@ impl Bench {
     }
 }
 
+/// Why an entry is given up.
+pub fn letter() -> DeadLetter {
+    DeadLetter {
+        stage: "decode".to_owned(),
+        cause: cause("unsupported_codec"),
+        attempts: 3,
+        worker: "host:1:x".to_owned(),
+    }
+}
+
 pub fn commit_of(entry: &Entry, facts: &[Envelope]) -> Commit {
     let decoded = entry.field("event").map(|json| events::decode(json));
     let recording = match decoded {
@@ -227,12 +238,12 @@ pub fn emit_of(entry: &Entry, work: &Envelope, index: u32) -> Emit {
         identity: entry.identity().to_owned(),
         recording: work.recording,
         generation: work.generation,
-        cursor: keys::cursor(work.shard, work.recording, work.generation),
+        cursor: keys::cursor(work.shard, work.recording, work.generation, work.round),
         expected: place(index),
         next: place(index + 1),
         queue: SEGMENTS,
         message: Message::work(&cut, 1000, speech.len() as u64).expect("small work"),
-        speech_key: keys::speech(work.shard, &segment),
+        speech_key: keys::speech(work.shard, &segment, work.round),
         speech,
     }
 }

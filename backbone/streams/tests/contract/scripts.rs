@@ -6,7 +6,8 @@ use std::time::Duration;
 use events::{Claim, Lane, Shard, Tenant};
 use streams::redis::{Config, RedisLog};
 use streams::{
-    Admission, Admit, DropOutcome, Emitted, Error, Log, Message, ModelNote, Outcome, Queue, Source, keys,
+    Admission, Admit, Append, Appended, DeadPlace, DropOutcome, Emitted, Error, Log, Message, ModelNote,
+    Outcome, Queue, Source, keys,
 };
 
 use super::fixture::*;
@@ -204,6 +205,104 @@ mod lease_keeping_lua {
     }
 }
 
+mod acts_lua {
+    use super::super::acts::{act, cancellation};
+    use super::*;
+
+    #[tokio::test]
+    async fn only_what_brings_work_is_refused_at_the_memory_limit() {
+        let Some(bench) = Bench::redis().await else { return };
+        let entry = bench.one_taken(1, "a").await;
+        let mut commit = commit_of(&entry, &[]);
+        commit.dead = Some(letter());
+        bench.log.commit(&commit).await.unwrap();
+        bench.log.submit(Lane::Batch, &[("audio".to_owned(), "x".into())]).await.unwrap();
+        let drop = bench.log.take("ingest", "a", Source::Ingest(Lane::Batch), 1).await.unwrap().remove(0);
+        let mut commit = commit_of(&drop, &[]);
+        (commit.group, commit.dead) = ("ingest".to_owned(), Some(letter()));
+        bench.log.commit(&commit).await.unwrap();
+        let place = DeadPlace::Shard(SHARD);
+        let dead = bench.log.dead(place, None, 1).await.unwrap().remove(0);
+        let dead_drop = bench.log.dead(DeadPlace::Drops, None, 1).await.unwrap().remove(0);
+        bench.server().fill_up();
+
+        let before = bench.server().snapshot();
+        let work = act(5).work;
+        for error in [
+            bench.log.append(&act(5)).await.unwrap_err(),
+            bench.log.revive(&dead, Vec::new(), work).await.unwrap_err(),
+            bench.log.revive(&dead_drop, Vec::new(), None).await.unwrap_err(),
+        ] {
+            assert!(matches!(error, Error::Full { .. }), "{error}");
+        }
+        assert_eq!(bench.server().snapshot(), before, "refused whole");
+
+        let facts = Append { work: None, ..act(5) };
+        assert_eq!(bench.log.append(&facts).await.unwrap(), Appended::Done);
+        let cancelled = cancellation(&requested(6));
+        assert_eq!(bench.log.cancel(SHARD, recording(6), 0, &cancelled).await.unwrap(), Appended::Done);
+        bench.mark_deleted(recording(5)).await;
+        assert_eq!(bench.log.erase(SHARD, recording(5)).await.unwrap().seqs, [1, 2]);
+        let revived = vec![Message::fact(&fact(&requested(1), 0)).unwrap()];
+        assert!(bench.log.revive(&dead, revived, None).await.unwrap());
+        assert!(bench.log.drop_dead(DeadPlace::Drops, &dead_drop.id).await.unwrap());
+        assert_eq!(bench.log.facts(SHARD, 0, 9).await.unwrap().len(), 3);
+        assert!(bench.log.survey().await.unwrap().memory_limit_bytes.is_some());
+    }
+
+    #[tokio::test]
+    async fn marks_lapse_after_their_time() {
+        let Some(server) = Server::start() else { return };
+        let config = Config { keep: Duration::from_secs(100), ..Config::new(server.url(), 1) };
+        let log = RedisLog::connect(config).await.unwrap();
+        let act = act(1);
+        log.append(&act).await.unwrap();
+        log.cancel(SHARD, recording(2), 3, &cancellation(&requested(2))).await.unwrap();
+        log.delete(SHARD, recording(1), &deletion(recording(1))).await.unwrap();
+        log.erase(SHARD, recording(1)).await.unwrap();
+        let marks = [
+            keys::appended(SHARD, act.identity()),
+            keys::cancelled(SHARD, recording(2), 3),
+            keys::deleted(SHARD, recording(1)),
+            keys::erased(SHARD, recording(1)),
+        ];
+        for mark in marks {
+            let left: i64 = server.ask(&["TTL", &mark]);
+            assert!((90..=100).contains(&left), "{mark}: {left} s");
+        }
+    }
+
+    /// A deleted entry leaves its bytes in the stream until its neighbours go; dead letters have no other way to go.
+    #[tokio::test]
+    async fn an_erased_letter_leaves_no_bytes() {
+        let Some(bench) = Bench::redis().await else { return };
+        for number in 1..4 {
+            let entry = bench.one_taken(number, "a").await;
+            let mut commit = commit_of(&entry, &[]);
+            commit.dead = Some(letter());
+            bench.log.commit(&commit).await.unwrap();
+        }
+        let place = DeadPlace::Shard(SHARD);
+        let before = bench.log.dead(place, None, 9).await.unwrap();
+        let holds = |number: u32| {
+            let dump: Vec<u8> = bench.server().ask(&["DUMP", &place.key()]);
+            let name = format!("default/{number}\"");
+            dump.windows(name.len()).any(|window| window == name.as_bytes())
+        };
+        bench.server().ask::<()>(&["CONFIG", "SET", "rdbcompression", "no"]);
+        assert!(holds(1) && holds(2) && holds(3));
+        bench.mark_deleted(recording(2)).await;
+        assert_eq!(bench.log.erase(SHARD, recording(2)).await.unwrap().dead, 1);
+        assert!(holds(1) && !holds(2) && holds(3));
+        let after = bench.log.dead(place, None, 9).await.unwrap();
+        assert_eq!(after, [before[0].clone(), before[2].clone()], "ids are kept");
+        let next = bench.one_taken(4, "a").await;
+        let mut commit = commit_of(&next, &[]);
+        commit.dead = Some(letter());
+        assert_eq!(bench.log.commit(&commit).await.unwrap(), Outcome::Done, "and letters go on");
+    }
+}
+
 mod server_state {
     use super::*;
 
@@ -343,7 +442,7 @@ async fn all_keys_of_a_call_share_a_slot() {
     let entry = log.claim(GROUP, "a", decode, LONG, 1).await.unwrap().entries.remove(0);
     let mut commit = commit_of(&entry, &[fact(&work, 1)]);
     commit.outputs = vec![(segments, Message::work(&cut(&work, 2), 1, 1).unwrap())];
-    commit.delete = vec![emit.speech_key, keys::cursor(shard, work.recording, 0)];
+    commit.delete = vec![emit.speech_key, keys::cursor(shard, work.recording, 0, 0)];
     commit.lapse = Some(Claim::by_key(&Tenant::default(), "k"));
     assert_eq!(log.commit(&commit).await.unwrap(), Outcome::Done);
     log.leave(GROUP, "a", &[decode]).await.unwrap();
@@ -363,6 +462,19 @@ async fn all_keys_of_a_call_share_a_slot() {
     log.set_drop_outcome(&drop.id, &DropOutcome { recording: None, duplicate: false, cause: None })
         .await
         .unwrap();
+
+    log.append(&super::acts::act(7)).await.unwrap();
+    let mut commit = commit_of(&log.take(GROUP, "a", segments, 1).await.unwrap().remove(0), &[]);
+    commit.dead = Some(letter());
+    log.commit(&commit).await.unwrap();
+    let dead = log.dead(DeadPlace::Shard(shard), None, 1).await.unwrap().remove(0);
+    log.revive(&dead, Vec::new(), Some((segments, Message::work(&cut(&work, 2), 1, 1).unwrap())))
+        .await
+        .unwrap();
+    log.cancel(shard, work.recording, 0, &super::acts::cancellation(&work)).await.unwrap();
+    log.delete(shard, work.recording, &deletion(work.recording)).await.unwrap();
+    log.erase(shard, work.recording).await.unwrap();
+    log.facts(shard, 0, 1).await.unwrap();
 
     let calls = watched.finish(&server);
     let several = calls.iter().filter(|keys| keys.len() > 1).count();

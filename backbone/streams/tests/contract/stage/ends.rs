@@ -72,7 +72,7 @@ async fn a_segment_given_up_is_a_fact_too(bench: Bench) {
     let Event::SegmentFailed(failed) = &facts[0].event else { panic!("{facts:?}") };
     assert_eq!((failed.index, failed.start_ms, failed.end_ms), (4, 4000, 5000));
     assert_eq!(
-        bench.log.speech(SHARD, &segment_of(&work, 4)).await.unwrap(),
+        bench.log.speech(SHARD, &segment_of(&work, 4), 0).await.unwrap(),
         None,
         "its speech goes with it"
     );

@@ -1,0 +1,56 @@
+//! How all streams stand at a moment.
+
+use std::time::Duration;
+
+use streams::{Backlog, DeadPlace, QueueState};
+
+use super::fixture::*;
+
+on_both_logs!(an_empty_deployment_is_surveyed_too, a_survey_tells_of_queues_logs_groups_and_workers);
+
+async fn an_empty_deployment_is_surveyed_too(bench: Bench) {
+    let survey = bench.log.survey().await.unwrap();
+    assert_eq!((survey.queues.len(), survey.logs.len()), (8, 1));
+    assert!(survey.queues.iter().all(|queue| queue.backlog == Backlog::default()));
+    let log = &survey.logs[0];
+    assert_eq!((log.length, log.first_seq, log.last_seq), (0, None, 0));
+    assert_eq!((log.groups[0].name.as_str(), log.groups[0].unread), ("project", 0));
+    assert_eq!(survey.dead, [(DeadPlace::Drops, 0), (DeadPlace::Shard(SHARD), 0)]);
+}
+
+async fn a_survey_tells_of_queues_logs_groups_and_workers(bench: Bench) {
+    bench.add_work(0..5).await;
+    let taken = bench.take("a", 2).await;
+    bench.take("b", 1).await;
+    let mut commit = commit_of(&taken[0], &[fact(&requested(0), 0), fact(&requested(0), 1)]);
+    commit.dead = Some(letter());
+    bench.log.commit(&commit).await.unwrap();
+    for number in 2..6 {
+        bench.add_fact(&fact(&requested(0), number)).await;
+    }
+    let read: Vec<String> =
+        bench.log.take("project", "p", LOG, 4).await.unwrap().into_iter().map(|fact| fact.id).collect();
+    bench.log.acknowledge("project", LOG, &read[..3]).await.unwrap();
+    bench.log.trim(SHARD, 2).await.unwrap();
+
+    let survey = bench.log.survey().await.unwrap();
+    let decode: &QueueState = survey.queues.iter().find(|queue| queue.source == DECODE).unwrap();
+    assert_eq!(decode.backlog, Backlog { entries: 4, audio_ms: 4000, bytes: 0 });
+    let group = &decode.groups[0];
+    assert_eq!((group.name.as_str(), group.pending, group.unread), (GROUP, 2, 2));
+    let mut workers: Vec<(&str, u64)> =
+        group.consumers.iter().map(|worker| (worker.name.as_str(), worker.pending)).collect();
+    workers.sort_unstable();
+    assert_eq!(workers, [("a", 1), ("b", 1)]);
+    assert!(group.consumers.iter().all(|worker| worker.idle < Duration::from_secs(60)));
+    let log = &survey.logs[0];
+    assert_eq!((log.length, log.first_seq, log.last_seq), (4, Some(3), 6));
+    let project = &log.groups[0];
+    assert_eq!((project.name.as_str(), project.pending, project.unread), ("project", 1, 2));
+    assert_eq!(survey.dead, [(DeadPlace::Drops, 0), (DeadPlace::Shard(SHARD), 1)]);
+    if let Some(server) = &bench.server {
+        assert!(survey.memory_bytes > 100_000 && survey.memory_limit_bytes.is_none());
+        server.ask::<()>(&["CONFIG", "SET", "maxmemory", "200mb"]);
+        assert_eq!(bench.log.survey().await.unwrap().memory_limit_bytes, Some(200 << 20));
+    }
+}
