@@ -49,7 +49,8 @@ fn through_ffmpeg_they_say_the_sentence() {
         let options = DecodeOptions { ffmpeg: Some(ffmpeg.clone()), ..Default::default() };
         let (parts, summary) = run_file(&fixture(name), options).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!((summary.info.decoder.as_str(), summary.info.source_rate), ("ffmpeg", rate), "{name}");
-        assert!((3_200..=3_700).contains(&summary.audio_ms), "{name}: {} ms", summary.audio_ms);
+        // The sentence takes 3290 ms; how much silence stands around it depends on who counts the encoder's delay.
+        assert!((3_100..=3_700).contains(&summary.audio_ms), "{name}: {} ms", summary.audio_ms);
         let filter = mix(usize::from(summary.info.source_channels));
         compare(name, &parts, summary.audio_ms, &reference(&fixture(name), &filter), &SAME);
         let likeness = likeness(&loudness(&plain), &loudness(&parts));
