@@ -10,7 +10,7 @@ use anyhow::Context;
 use async_trait::async_trait;
 use events::{Cause, Shard};
 use service::env::Database;
-use streams::{Delivery, Stage};
+use streams::{Delivery, Stage, failpoint};
 use tokio::sync::mpsc;
 use views::{ApplyError, Entry, EntryError, Installed, Views};
 
@@ -147,8 +147,10 @@ async fn persist(views: &Views, entries: &[Entry], deliveries: &[Delivery]) -> O
     let stopping = deliveries.first()?.stopping().clone();
     let started = Instant::now();
     loop {
+        failpoint::reach("apply.before");
         match views.apply(entries).await {
             Ok(applied) => {
+                failpoint::reach("apply.after");
                 metrics::applied(&applied, started.elapsed().as_secs_f64());
                 for conflict in &applied.conflicts {
                     tracing::error!(

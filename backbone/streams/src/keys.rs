@@ -1,6 +1,6 @@
 //! The name of every key. All keys of a shard share the hash tag `{NN}`, so one script may touch them together.
 
-use events::{Claim, Lane, RecordingId, SegmentId, Shard};
+use events::{Lane, RecordingId, SegmentId, Shard};
 
 /// The queue that anyone may write drops to.
 pub const INGEST: &str = "vf:ingest";
@@ -133,14 +133,14 @@ pub fn seq(shard: Shard) -> String {
     format!("vf:{{{shard}}}:seq")
 }
 
-/// Where the fact lives that a recording was admitted.
+/// The mark that a recording was admitted. It holds the claim it was admitted under, or nothing.
 pub fn admitted(shard: Shard, recording: RecordingId) -> String {
     format!("vf:{{{shard}}}:admitted:{recording}")
 }
 
-/// Where a de-duplication claim is held; its value names the recording that won it.
-pub fn claim(shard: Shard, claim: &Claim) -> String {
-    format!("vf:{{{shard}}}:claim:{}", claim.to_hex())
+/// Where a de-duplication claim, in hexadecimal, is held; its value names the recording that won it.
+pub fn claim(shard: Shard, claim: &str) -> String {
+    format!("vf:{{{shard}}}:claim:{claim}")
 }
 
 /// The mark that makes commit scripts drop the output of a deleted recording.

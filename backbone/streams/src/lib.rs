@@ -8,11 +8,13 @@
 //!   retries, dead letters, pressure, shutdown.
 //! - [`lanes`]: which lane a busy worker looks into first (pure).
 //! - [`pressure`]: when a stage must pause (pure).
+//! - [`failpoint`]: where a test has a program die.
 //!
 //! `scripts/` holds one Lua file per atomic step; each says what it guarantees.
 
 pub mod append;
 pub mod dead;
+pub mod failpoint;
 pub mod keys;
 pub mod lanes;
 pub mod log;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use events::{Lane, RecordingId, SegmentId, Shard};
+use events::{Claim, Lane, RecordingId, SegmentId, Shard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -147,6 +147,15 @@ impl State {
         let now = u64::try_from(events::now().as_millisecond()).unwrap_or(0);
         stream.last = stream.last.max(now.saturating_sub(1));
         self.append(key, fields);
+    }
+
+    /// Lets a claim go if the recording still holds it.
+    fn lapse(&mut self, shard: Shard, claim: &str, recording: RecordingId) {
+        let key = keys::claim(shard, claim);
+        let holder = format!("{recording}|");
+        if self.strings.get(&key).is_some_and(|held| held.starts_with(holder.as_bytes())) {
+            self.strings.remove(&key);
+        }
     }
 
     fn append_fact(&mut self, shard: Shard, fact: &Message) {
@@ -436,11 +445,7 @@ impl Log for MemoryLog {
         }
         commit.delete.iter().for_each(|key| drop(state.strings.remove(key)));
         if let (Some(claim), Some(recording)) = (&commit.lapse, commit.recording) {
-            let key = keys::claim(shard, claim);
-            let holder = format!("{recording}|");
-            if state.strings.get(&key).is_some_and(|held| held.starts_with(holder.as_bytes())) {
-                state.strings.remove(&key);
-            }
+            state.lapse(shard, &claim.to_hex(), recording);
         }
         drop(state);
         self.appended.notify_waiters();
@@ -524,8 +529,9 @@ impl Log for MemoryLog {
         if state.strings.contains_key(&mark) {
             return Ok(Admission::Repeated);
         }
-        if let Some(claim) = &admit.claim {
-            let key = keys::claim(admit.shard, claim);
+        let claim = admit.claim.as_ref().map(Claim::to_hex).unwrap_or_default();
+        if !claim.is_empty() {
+            let key = keys::claim(admit.shard, &claim);
             let holder = state.strings.get(&key).map(|held| String::from_utf8_lossy(held).into_owned());
             if let Some((recording, fingerprint)) = holder.as_deref().and_then(|held| held.split_once('|'))
                 && let Ok(recording) = recording.parse()
@@ -535,7 +541,7 @@ impl Log for MemoryLog {
             }
             state.strings.insert(key, format!("{}|{}", admit.recording, admit.fingerprint).into());
         }
-        state.strings.insert(mark, Bytes::from_static(b"1"));
+        state.strings.insert(mark, claim.into());
         admit.facts.iter().for_each(|fact| state.append_fact(admit.shard, fact));
         if let Some((queue, message)) = &admit.work {
             state.append_work(*queue, message);

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::keys::{Queue, Source};
 use crate::lanes::Turns;
 use crate::log::{Entry, Error, Reader, SharedLog};
-use crate::{metrics, pressure};
+use crate::{failpoint, metrics, pressure};
 
 mod delivery;
 mod hand;
@@ -281,6 +281,7 @@ impl Intake {
         if self.history_due {
             for &source in &self.sources {
                 let entries = log.own_pending(options.name, &options.worker, source).await?;
+                failpoint::reach("history.after");
                 let known: Vec<Entry> = entries.into_iter().filter(|e| !self.context.hand.holds(e)).collect();
                 metrics::delivered(options.name, "history", known.len());
                 self.context.hand.reserve(&known);
@@ -301,6 +302,9 @@ impl Intake {
                     metrics::data_gone(options.name, claimed.lost.len());
                     tracing::error!(stage = options.name, source = source.key(), ids = ?claimed.lost,
                         "pending entries have no data any more: they were removed by somebody else");
+                }
+                if !claimed.entries.is_empty() {
+                    failpoint::reach("claim.after");
                 }
                 metrics::delivered(options.name, "claimed", claimed.entries.len());
                 self.context.hand.reserve(&claimed.entries);
@@ -327,6 +331,9 @@ impl Intake {
                 let source = in_lane[(at + self.rotation) % in_lane.len()];
                 let count = count_of(options.inlet, wanted);
                 let entries = log.take(options.name, &options.worker, source, count).await?;
+                if !entries.is_empty() {
+                    failpoint::reach("read.after");
+                }
                 wanted = wanted.saturating_sub(entries.len());
                 metrics::delivered(options.name, "taken", entries.len());
                 self.context.hand.reserve(&entries);
@@ -394,6 +401,9 @@ impl Intake {
         self.idle[at] = true;
         match read {
             Ok(entries) => {
+                if !entries.is_empty() {
+                    failpoint::reach("read.after");
+                }
                 metrics::delivered(self.context.options.name, "taken", entries.len());
                 self.context.hand.reserve(&entries);
                 self.surplus.extend(entries);
@@ -483,6 +493,7 @@ impl Intake {
             batch.push(delivery);
         }
         if !batch.is_empty() {
+            failpoint::reach("work.before");
             let stage = Arc::clone(stage);
             tokio::spawn(async move { stage.process(batch).await });
         }

@@ -46,10 +46,14 @@ impl MemoryLog {
         if mark != deleted && state.strings.contains_key(&deleted) {
             return Appended::Deleted;
         }
-        if state.strings.insert(mark, fact.event_id.clone().into()).is_some() {
+        if state.strings.insert(mark.clone(), fact.event_id.clone().into()).is_some() {
             return Appended::Repeated;
         }
         state.append_fact(shard, fact);
+        if mark == deleted {
+            let claim = state.strings.get(&keys::admitted(shard, recording)).cloned().unwrap_or_default();
+            state.lapse(shard, &String::from_utf8_lossy(&claim), recording);
+        }
         drop(state);
         self.appended.notify_waiters();
         Appended::Done

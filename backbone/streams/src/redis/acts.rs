@@ -3,9 +3,11 @@
 use events::{Decoded, Event, RecordingId, SegmentId, Shard};
 use redis::Value;
 
-use super::{RedisLog, reply, unexpected};
+use super::RedisLog;
+use super::reply::{self, unexpected};
 use crate::append::{Append, Appended, Erased};
 use crate::dead::DeadPlace;
+use crate::failpoint;
 use crate::keys::{self, Source};
 use crate::log::{Entry, Error, Message};
 
@@ -35,11 +37,14 @@ impl RedisLog {
         if let Some((_, Message { event_id, json, ms, bytes })) = work {
             invocation.arg(event_id).arg(json).arg(ms).arg(bytes);
         }
+        failpoint::reach("append.before");
         let answer: String = self.script("append facts", &invocation).await?;
+        failpoint::reach("append.after");
         reply::appended_of(&answer).ok_or_else(|| unexpected("append facts", &answer))
     }
 
-    /// Sets a mark of deletion or cancellation and appends the fact that says so.
+    /// Sets a mark of deletion or cancellation and appends the fact that says so. A deleted recording answers for no
+    /// drop any more: its claim lapses.
     pub(super) async fn unwant(
         &self,
         shard: Shard,
@@ -48,11 +53,22 @@ impl RedisLog {
         fact: &Message,
     ) -> Result<Appended, Error> {
         const ACTION: &str = "mark as not wanted";
+        let deleted = keys::deleted(shard, recording);
+        let mut claim = None;
+        if mark == deleted {
+            let admitted: Option<String> =
+                self.run(ACTION, redis::cmd("GET").arg(keys::admitted(shard, recording))).await?;
+            claim = admitted.filter(|claim| !claim.is_empty());
+        }
         let mut invocation = self.scripts.unwant.prepare_invoke();
-        invocation.key(mark).key(keys::deleted(shard, recording));
+        invocation.key(&mark).key(deleted);
         invocation.key(Source::Log(shard).key()).key(keys::seq(shard));
+        invocation.key(claim.as_ref().map_or_else(|| mark.clone(), |claim| keys::claim(shard, claim)));
         invocation.arg(self.config.keep.as_secs()).arg(&fact.event_id).arg(&fact.json);
+        invocation.arg(claim.map_or_else(String::new, |_| recording.to_string()));
+        failpoint::reach("unwant.before");
         let answer: String = self.script(ACTION, &invocation).await?;
+        failpoint::reach("unwant.after");
         reply::appended_of(&answer).ok_or_else(|| unexpected(ACTION, &answer))
     }
 
@@ -61,6 +77,7 @@ impl RedisLog {
         shard: Shard,
         recording: RecordingId,
     ) -> Result<Erased, Error> {
+        failpoint::reach("erase.before");
         let mut erased = Erased::default();
         let mut generations = GENERATIONS;
         for queue in Source::work_of(shard) {
@@ -84,6 +101,7 @@ impl RedisLog {
         erased.seqs = self.run("read what was erased", &command).await?;
         erased.seqs.sort_unstable();
         erased.seqs.dedup();
+        failpoint::reach("erase.after");
         Ok(erased)
     }
 
@@ -125,6 +143,7 @@ impl RedisLog {
             }
             if any {
                 removed += self.script::<u64>(ACTION, &erase).await?;
+                failpoint::reach("erase.page");
             }
         }
         Ok((removed, generation))

@@ -4,6 +4,7 @@ use redis::Value;
 
 use super::{RedisLog, reply};
 use crate::dead::{Dead, DeadPlace, LISTED_VALUE_BYTES};
+use crate::failpoint;
 use crate::keys::{self, Source};
 use crate::log::{Error, Message};
 
@@ -45,7 +46,19 @@ impl RedisLog {
         Ok(self.run::<u64>("drop a dead letter", &command).await? == 1)
     }
 
-    pub(super) async fn revive_dead(
+    pub(super) async fn revive(
+        &self,
+        dead: &Dead,
+        facts: Vec<Message>,
+        work: Option<(Source, Message)>,
+    ) -> Result<bool, Error> {
+        failpoint::reach("revive.before");
+        let revived = self.revive_dead(dead, facts, work).await?;
+        failpoint::reach("revive.after");
+        Ok(revived)
+    }
+
+    async fn revive_dead(
         &self,
         dead: &Dead,
         facts: Vec<Message>,

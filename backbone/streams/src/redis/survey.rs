@@ -5,7 +5,8 @@ use std::time::Duration;
 use events::{Lane, Shard};
 use redis::{Pipeline, Value};
 
-use super::{RedisLog, check, failed, reply, unexpected};
+use super::reply::{self, unexpected};
+use super::{RedisLog, check, failed};
 use crate::dead::DeadPlace;
 use crate::keys::{self, Source};
 use crate::log::{Backlog, Error};

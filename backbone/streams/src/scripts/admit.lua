@@ -2,16 +2,16 @@
 -- Admits a recording in its own slot: claim, mark, facts and work at once. A repeat finds the mark and writes nothing.
 -- Refused whole at the memory limit (no allow-oom): the drop stays in the queue.
 -- KEYS: admitted mark, claim (or the mark again), log, seq, queue, queue counter
--- ARGV: recording, fingerprint, has claim (1|0), seconds the marks are kept, facts, has work (1|0),
+-- ARGV: recording, fingerprint, claim or '', seconds the marks are kept, facts, has work (1|0),
 --       then (event_id, json) per fact, then event_id, json, ms, bytes of the work
 local keep = tonumber(ARGV[4])
 if redis.call('EXISTS', KEYS[1]) == 1 then return {'repeated'} end
-if ARGV[3] == '1' then
+if ARGV[3] ~= '' then
   local holder = redis.call('GET', KEYS[2])
   if holder and string.sub(holder, 1, #ARGV[1]) ~= ARGV[1] then return {'duplicate', holder} end
   redis.call('SET', KEYS[2], ARGV[1] .. '|' .. ARGV[2], 'EX', keep)
 end
-redis.call('SET', KEYS[1], '1', 'EX', keep)
+redis.call('SET', KEYS[1], ARGV[3], 'EX', keep)
 local at = 7
 for _ = 1, tonumber(ARGV[5]) do
   local seq = redis.call('INCR', KEYS[4])

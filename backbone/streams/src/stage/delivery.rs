@@ -15,7 +15,7 @@ use super::watch::Pauses;
 use crate::dead::DeadLetter;
 use crate::keys::{self, Queue, Source};
 use crate::log::{Commit, Emit, Emitted, Entry, Error, Message, Outcome, SharedLog};
-use crate::metrics;
+use crate::{failpoint, metrics};
 
 /// What deliveries of one run share.
 pub struct Context {
@@ -175,9 +175,13 @@ impl Delivery {
                 return Ok(Emitted::Ended(Outcome::Lost));
             }
             if !self.context.pauses.is_paused(part.lane) {
+                failpoint::reach("emit.before");
                 match self.context.log.emit(&emit).await {
                     Err(Error::Full { .. }) => {}
-                    other => return other,
+                    other => {
+                        failpoint::reach("emit.after");
+                        return other;
+                    }
                 }
             }
             tokio::time::sleep(PRESSURE_PAUSE).await;
@@ -217,11 +221,13 @@ impl Delivery {
         for delivery in &deliveries {
             sources.entry(delivery.entry.source).or_default().push(delivery.entry.id.clone());
         }
+        failpoint::reach("ack.before");
         for (source, ids) in sources {
             if let Err(error) = context.log.acknowledge(context.options.name, source, &ids).await {
                 tracing::error!(%error, "cannot acknowledge: the facts come again and change nothing");
             }
         }
+        failpoint::reach("ack.after");
         for delivery in deliveries {
             delivery.close(Ended::Committed(Outcome::Done));
         }
@@ -279,6 +285,7 @@ impl Delivery {
         let Context { log, options, .. } = &*self.context;
         metrics::put_off(options.name);
         let attempts = self.entry.attempts;
+        failpoint::reach("retry.before");
         let ended = match log.retry(options.name, &options.worker, &self.entry, attempts, delay).await {
             Ok(true) => Ended::PutOff,
             // Another worker has it by now, or ended it.
@@ -288,6 +295,7 @@ impl Delivery {
                 Ended::Abandoned
             }
         };
+        failpoint::reach("retry.after");
         self.close(ended)
     }
 
@@ -295,9 +303,11 @@ impl Delivery {
     pub async fn hand_back(self) -> Ended {
         let Context { log, options, .. } = &*self.context;
         let id = std::slice::from_ref(&self.entry.id);
+        failpoint::reach("hand_back.before");
         if let Err(error) = log.hand_back(options.name, &options.worker, self.entry.source, id).await {
             tracing::error!(%error, "cannot hand work back: others take it when the lease ends");
         }
+        failpoint::reach("hand_back.after");
         self.close(Ended::PutOff)
     }
 
@@ -326,9 +336,14 @@ impl Delivery {
             delete: self.envelope.as_ref().map(leftovers).unwrap_or_default(),
             lapse,
         };
+        if commit.dead.is_some() {
+            failpoint::reach("dead.before");
+        }
+        failpoint::reach("commit.before");
         loop {
             match log.commit(&commit).await {
                 Ok(outcome) => {
+                    failpoint::reach("commit.after");
                     metrics::committed(options.name, outcome, self.since.elapsed().as_secs_f64());
                     if outcome == Outcome::Gone {
                         metrics::data_gone(options.name, 1);

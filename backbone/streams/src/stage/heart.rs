@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Options;
 use super::hand::Hand;
+use crate::failpoint;
 use crate::log::SharedLog;
 
 /// Starts the thread; it ends when `over` is cancelled.
@@ -35,6 +36,10 @@ async fn beat(log: SharedLog, options: Options, hand: Arc<Hand>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        failpoint::reach("heartbeat.before");
+        if failpoint::skips("heartbeat.skip") {
+            continue;
+        }
         for (source, ids) in hand.by_source() {
             match log.heartbeat(options.name, &options.worker, source, &ids).await {
                 Ok(mine) => {

@@ -1,7 +1,7 @@
 //! What follows from no entry in hand: acts, cancellations, deletions, and the erasure of a recording.
 
-use events::{Envelope, GenerationCancelled, Lane};
-use streams::{Append, Appended, Backlog, Emitted, Message, Outcome, Queue, Source, keys};
+use events::{Claim, Envelope, GenerationCancelled, Lane, Tenant};
+use streams::{Admission, Admit, Append, Appended, Backlog, Emitted, Message, Outcome, Queue, Source, keys};
 
 use super::fixture::*;
 
@@ -9,6 +9,7 @@ on_both_logs!(
     an_act_is_appended_once,
     an_act_for_a_deleted_recording_writes_nothing,
     a_deletion_is_a_mark_and_a_fact_at_once,
+    a_deleted_recording_answers_for_no_drop,
     the_fact_of_a_deletion_is_kept_though_its_recording_is_gone,
     a_cancelled_generation_leaves_nothing_behind,
     an_erased_recording_is_gone_from_every_stream,
@@ -70,6 +71,24 @@ async fn a_deletion_is_a_mark_and_a_fact_at_once(bench: Bench) {
     let late = bench.log.cancel(SHARD, recording(1), 0, &cancellation(&requested(1))).await.unwrap();
     assert_eq!(late, Appended::Deleted, "what is deleted need not be cancelled");
     assert_eq!(bench.seqs(), [1]);
+}
+
+async fn a_deleted_recording_answers_for_no_drop(bench: Bench) {
+    let claim = Claim::by_key(&Tenant::default(), "k");
+    let admit = async |number: u32| {
+        let act = act(number);
+        let (shard, recording, facts, work) = (act.shard, act.recording, act.facts, act.work);
+        let admit = Admit { shard, recording, claim: Some(claim), fingerprint: "f".to_owned(), facts, work };
+        bench.log.admit(&admit).await.unwrap()
+    };
+    assert_eq!(admit(1).await, Admission::Admitted);
+    assert!(matches!(admit(2).await, Admission::Duplicate { .. }));
+    bench.mark_deleted(recording(1)).await;
+    assert_eq!(admit(2).await, Admission::Admitted, "the same again, after the first is deleted");
+    bench.mark_deleted(recording(1)).await;
+    let held = Admission::Duplicate { recording: recording(2), fingerprint: "f".to_owned() };
+    assert_eq!(admit(3).await, held, "a deletion asked for again takes it from nobody");
+    assert_eq!(admit(1).await, Admission::Repeated, "the deleted one does not come back by itself");
 }
 
 async fn the_fact_of_a_deletion_is_kept_though_its_recording_is_gone(bench: Bench) {

@@ -30,7 +30,7 @@ mod commit_lua {
     #[tokio::test]
     async fn spares_claims_that_name_others() {
         let Some(bench) = Bench::redis().await else { return };
-        let key = keys::claim(SHARD, &content_claim());
+        let key = keys::claim(SHARD, &content_claim().to_hex());
         let mine = recording(1).to_string();
         for (held, then) in [
             (format!("{mine}|f|with|bars"), None),
