@@ -10,6 +10,7 @@ use views::Views;
 use crate::config::KeeperConfig;
 use crate::metrics;
 
+pub mod gaps;
 pub mod sweep;
 pub mod trim;
 
@@ -18,6 +19,7 @@ pub struct Keeper {
     log: SharedLog,
     views: Views,
     sweeper: sweep::Sweeper,
+    gaps: gaps::Gaps,
     config: KeeperConfig,
     name: String,
 }
@@ -26,7 +28,14 @@ impl Keeper {
     /// Makes a keeper with a name of its own.
     pub fn new(log: SharedLog, views: Views, store: AudioStore, config: KeeperConfig) -> Keeper {
         let sweeper = sweep::Sweeper::new(SharedLog::clone(&log), views.clone(), store, config.missing_after);
-        Keeper { log, views, sweeper, config, name: format!("keeper:{}", std::process::id()) }
+        Keeper {
+            log,
+            views,
+            sweeper,
+            gaps: gaps::Gaps::default(),
+            config,
+            name: format!("keeper:{}", std::process::id()),
+        }
     }
 
     /// Does the chores again and again until `shutdown`.
@@ -36,6 +45,9 @@ impl Keeper {
         while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
             if self.has_lease("sweep").await {
                 report("sweep", self.sweeper.sweep().await);
+            }
+            if self.has_lease("gaps").await {
+                report("gaps", self.gaps.look(&self.log, &self.views).await);
             }
             if self.config.trim && self.has_lease("trim").await {
                 report("trim", trim::archived(&self.log, &self.views).await);

@@ -38,3 +38,18 @@ pub fn swept(again: u64, finished: u64, waiting: u64) {
 pub fn trimmed(facts: u64) {
     counter!("keeper_trimmed_facts_total").increment(facts);
 }
+
+/// So many logs could not be trimmed as far as the archive reaches, because a group is behind.
+pub fn held_back(logs: u64) {
+    gauge!("keeper_logs_held_back").set(logs as f64);
+}
+
+/// Facts are gone from a log that were never archived.
+pub fn lost_facts(facts: u64) {
+    counter!("keeper_lost_facts_total").increment(facts);
+}
+
+/// A log gives numbers again that are archived.
+pub fn went_back() {
+    counter!("keeper_logs_went_back_total").increment(1);
+}

@@ -313,6 +313,15 @@ pub struct Claimed {
     pub lost: Vec<String>,
 }
 
+/// What a trim did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trimmed {
+    /// Facts removed.
+    pub facts: u64,
+    /// The group that has not acknowledged what the archive holds, if that is why the trim stopped.
+    pub held_by: Option<String>,
+}
+
 /// How the server is.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Health {
@@ -356,6 +365,10 @@ pub trait Log: Send + Sync + 'static {
 
     /// Returns what was delivered to this consumer and is not done.
     async fn own_pending(&self, group: &str, consumer: &str, source: Source) -> Result<Vec<Entry>, Error>;
+
+    /// Returns those of the sources where entries are pending under other names than `consumer`: only there may be
+    /// something to [`claim`](Log::claim). Cheap, so that an idle worker may ask often.
+    async fn unsettled(&self, group: &str, consumer: &str, sources: &[Source]) -> Result<Vec<Source>, Error>;
 
     /// Takes over up to `count` entries whose worker was silent for `lease`, and retries that are due. After an error
     /// some may be ours unseen: see [`own_pending`](Log::own_pending).
@@ -474,8 +487,13 @@ pub trait Log: Send + Sync + 'static {
     /// Returns every model ever announced, by name.
     async fn models(&self) -> Result<BTreeMap<String, ModelNote>, Error>;
 
+    /// Returns the work of each queue that is not done.
+    async fn backlogs(&self, sources: &[Source]) -> Result<Vec<Backlog>, Error>;
+
     /// Returns the work of a queue that is not done.
-    async fn backlog(&self, source: Source) -> Result<Backlog, Error>;
+    async fn backlog(&self, source: Source) -> Result<Backlog, Error> {
+        Ok(self.backlogs(&[source]).await?.pop().unwrap_or_default())
+    }
 
     /// Returns the number of facts of a shard that `group` has not acknowledged.
     async fn unread_facts(&self, group: &str, shard: Shard) -> Result<u64, Error>;
@@ -487,8 +505,11 @@ pub trait Log: Send + Sync + 'static {
     /// Returns how the server is.
     async fn health(&self) -> Result<Health, Error>;
 
-    /// Removes facts up to seq `archived` that every group has acknowledged; returns how many went.
-    async fn trim(&self, shard: Shard, archived: u64) -> Result<u64, Error>;
+    /// Returns the `seq` of the newest fact of a shard, trimmed or not; 0 before the first one.
+    async fn last_seq(&self, shard: Shard) -> Result<u64, Error>;
+
+    /// Removes facts up to seq `archived` that every group has acknowledged. A log that nobody reads is not trimmed.
+    async fn trim(&self, shard: Shard, archived: u64) -> Result<Trimmed, Error>;
 
     /// Returns the number of dead letters of a source's slot.
     async fn dead_letters(&self, source: Source) -> Result<u64, Error>;

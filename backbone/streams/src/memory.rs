@@ -290,6 +290,18 @@ impl Log for MemoryLog {
             .collect())
     }
 
+    async fn unsettled(&self, group: &str, consumer: &str, sources: &[Source]) -> Result<Vec<Source>, Error> {
+        let mut state = self.lock();
+        let mut unsettled = Vec::new();
+        for &source in sources {
+            let stream = state.stream_with_group(group, source, "look for work to claim")?;
+            if stream.groups[group].pending.values().any(|pending| pending.owner != consumer) {
+                unsettled.push(source);
+            }
+        }
+        Ok(unsettled)
+    }
+
     async fn claim(
         &self,
         group: &str,
@@ -306,26 +318,32 @@ impl Log for MemoryLog {
         let now = Instant::now();
         let mut claimed = Claimed::default();
         let mut gone = Vec::new();
-        for (&id, pending) in &mut group.pending {
-            let silent = pending.renewed.is_none_or(|renewed| now - renewed >= lease);
-            let retry = pending.owner == "retry";
-            if claimed.entries.len() >= count || !(retry || (pending.owner != consumer && silent)) {
-                continue;
+        // First what silent workers left, then retries that are due.
+        for is_retry in [false, true] {
+            for (&id, pending) in &mut group.pending {
+                let silent = pending.renewed.is_none_or(|renewed| now - renewed >= lease);
+                let wanted = match (is_retry, pending.owner == "retry") {
+                    (false, false) => pending.owner != consumer && silent,
+                    (is_retry, of_retry) => is_retry && of_retry,
+                };
+                if claimed.entries.len() >= count || !wanted {
+                    continue;
+                }
+                let Some(fields) = entries.get(&id) else {
+                    gone.push(id);
+                    continue;
+                };
+                let mut taken = entry(source, id, fields.clone(), pending.deliveries + 1, 0);
+                let kept = attempts.get(taken.attempts_field());
+                if is_retry && kept.is_some_and(|(_, due)| *due > now) {
+                    continue;
+                }
+                taken.attempts = kept.map_or(0, |(attempts, _)| *attempts);
+                consumer.clone_into(&mut pending.owner);
+                pending.renewed = Some(now);
+                pending.deliveries += 1;
+                claimed.entries.push(taken);
             }
-            let Some(fields) = entries.get(&id) else {
-                gone.push(id);
-                continue;
-            };
-            let mut taken = entry(source, id, fields.clone(), pending.deliveries + 1, 0);
-            let kept = attempts.get(taken.attempts_field());
-            if retry && kept.is_some_and(|(_, due)| *due > now) {
-                continue;
-            }
-            taken.attempts = kept.map_or(0, |(attempts, _)| *attempts);
-            consumer.clone_into(&mut pending.owner);
-            pending.renewed = Some(now);
-            pending.deliveries += 1;
-            claimed.entries.push(taken);
         }
         for id in gone {
             group.pending.remove(&id);
@@ -609,11 +627,14 @@ impl Log for MemoryLog {
         Ok(self.lock().models.clone())
     }
 
-    async fn backlog(&self, source: Source) -> Result<Backlog, Error> {
+    async fn backlogs(&self, sources: &[Source]) -> Result<Vec<Backlog>, Error> {
         let state = self.lock();
-        let entries = state.streams.get(&source.key()).map_or(0, |stream| stream.entries.len() as u64);
-        let (audio_ms, bytes) = state.counters.get(&source.counter()).copied().unwrap_or_default();
-        Ok(Backlog { entries, audio_ms, bytes })
+        let measure = |source: &Source| {
+            let entries = state.streams.get(&source.key()).map_or(0, |stream| stream.entries.len() as u64);
+            let (audio_ms, bytes) = state.counters.get(&source.counter()).copied().unwrap_or_default();
+            Backlog { entries, audio_ms, bytes }
+        };
+        Ok(sources.iter().map(measure).collect())
     }
 
     async fn unread_facts(&self, group: &str, shard: Shard) -> Result<u64, Error> {
@@ -632,21 +653,30 @@ impl Log for MemoryLog {
         Ok(Health { memory_share: if self.lock().full { 1.0 } else { 0.0 } })
     }
 
-    async fn trim(&self, shard: Shard, archived: u64) -> Result<u64, Error> {
+    async fn last_seq(&self, shard: Shard) -> Result<u64, Error> {
+        Ok(self.lock().counters.get(&keys::seq(shard)).map_or(0, |seq| seq.0))
+    }
+
+    async fn trim(&self, shard: Shard, archived: u64) -> Result<Trimmed, Error> {
         let mut state = self.lock();
-        let Some(stream) = state.streams.get_mut(&Source::Log(shard).key()) else { return Ok(0) };
+        let Some(stream) = state.streams.get_mut(&Source::Log(shard).key()) else {
+            return Ok(Trimmed::default());
+        };
         let Stream { entries, groups, .. } = stream;
-        let oldest =
-            groups.values().map(|group| group.pending.keys().next().copied().unwrap_or(group.delivered + 1));
+        let needed = groups.iter().map(|(name, group)| {
+            (group.pending.keys().next().copied().unwrap_or(group.delivered + 1), name.clone())
+        });
+        let Some((floor, holder)) = needed.min() else { return Ok(Trimmed::default()) };
         let seq = |fields: &Vec<(String, Bytes)>| {
             let field = fields.iter().find(|(name, _)| name == "seq");
             field.and_then(|(_, value)| std::str::from_utf8(value).ok()?.parse::<u64>().ok())
         };
-        let unarchived = entries.iter().find(|(_, fields)| seq(fields).is_none_or(|seq| seq > archived));
-        let keep_from = oldest.min().unwrap_or(u64::MAX).min(unarchived.map_or(u64::MAX, |(id, _)| *id));
+        let unarchived = entries.iter().find(|(_, fields)| seq(fields).is_some_and(|seq| seq > archived));
+        let unarchived = unarchived.map_or(u64::MAX, |(id, _)| *id);
         let before = entries.len();
-        *entries = entries.split_off(&keep_from);
-        Ok((before - entries.len()) as u64)
+        *entries = entries.split_off(&floor.min(unarchived));
+        let held_by = (floor < unarchived && !entries.is_empty()).then_some(holder);
+        Ok(Trimmed { facts: (before - entries.len()) as u64, held_by })
     }
 
     async fn dead_letters(&self, source: Source) -> Result<u64, Error> {

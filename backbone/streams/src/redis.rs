@@ -12,7 +12,9 @@ use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
 use events::{Lane, RecordingId, SegmentId, Shard};
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value};
+use redis::{
+    AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, Pipeline, RedisError, ServerErrorKind, Value,
+};
 
 use crate::append::{Append, Appended, Erased};
 use crate::dead::{Dead, DeadPlace};
@@ -127,6 +129,28 @@ impl RedisLog {
             invocation.invoke_async::<T>(&mut connection).await
         };
         self.persist(action, attempt).await
+    }
+
+    /// Runs commands together; a stream or group that is not there is [`Value::Nil`] among the replies.
+    async fn all(&self, action: &'static str, commands: Pipeline) -> Result<Vec<Value>, Error> {
+        if commands.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut commands = commands;
+        commands.ignore_errors();
+        let attempt = || async {
+            let mut connection = self.connection.clone();
+            commands.query_async::<Vec<Result<Value, RedisError>>>(&mut connection).await
+        };
+        let replies = self.persist(action, attempt).await?;
+        let value_of = |reply| match reply {
+            Ok(value) => Ok(value),
+            Err(error) => match failed(action, error) {
+                Error::NoGroup { .. } => Ok(Value::Nil),
+                error => Err(error),
+            },
+        };
+        replies.into_iter().map(value_of).collect()
     }
 
     async fn persist<T, F, Fut>(&self, action: &'static str, attempt: F) -> Result<T, Error>
@@ -256,6 +280,10 @@ impl Log for RedisLog {
 
     async fn own_pending(&self, group: &str, consumer: &str, source: Source) -> Result<Vec<Entry>, Error> {
         RedisLog::own_pending(self, group, consumer, source).await
+    }
+
+    async fn unsettled(&self, group: &str, consumer: &str, sources: &[Source]) -> Result<Vec<Source>, Error> {
+        RedisLog::unsettled(self, group, consumer, sources).await
     }
 
     async fn claim(
@@ -389,8 +417,8 @@ impl Log for RedisLog {
         RedisLog::models(self).await
     }
 
-    async fn backlog(&self, source: Source) -> Result<Backlog, Error> {
-        RedisLog::backlog(self, source).await
+    async fn backlogs(&self, sources: &[Source]) -> Result<Vec<Backlog>, Error> {
+        RedisLog::backlogs(self, sources).await
     }
 
     async fn unread_facts(&self, group: &str, shard: Shard) -> Result<u64, Error> {
@@ -405,7 +433,12 @@ impl Log for RedisLog {
         RedisLog::health(self).await
     }
 
-    async fn trim(&self, shard: Shard, archived: u64) -> Result<u64, Error> {
+    async fn last_seq(&self, shard: Shard) -> Result<u64, Error> {
+        let seq: Option<u64> = self.run("read the last seq", redis::cmd("GET").arg(keys::seq(shard))).await?;
+        Ok(seq.unwrap_or(0))
+    }
+
+    async fn trim(&self, shard: Shard, archived: u64) -> Result<Trimmed, Error> {
         RedisLog::trim(self, shard, archived).await
     }
 
@@ -454,10 +487,13 @@ mod tests {
     }
 
     #[test]
-    fn entry_order_is_numeric() {
-        assert!(reply::id_order("9-5") < reply::id_order("10-0"));
-        assert!(reply::id_order("9-5") < reply::id_order("9-10"));
-        assert_eq!(reply::next_id("9-5"), "9-6");
+    fn ids_are_two_numbers() {
+        for id in ["0-0", "17", "1795417200000-12"] {
+            assert!(reply::is_id(id), "{id}");
+        }
+        for other in ["", "-", "1-", "-1", "1-2-3", "x", "99999999999999999999-0"] {
+            assert!(!reply::is_id(other), "{other}");
+        }
         assert!(reply::entry_of(Value::Nil, Source::Ingest(Lane::Batch)).is_none());
     }
 }

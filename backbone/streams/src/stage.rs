@@ -290,11 +290,14 @@ impl Intake {
             self.history_due = false;
         }
         if self.next_claim <= Instant::now() {
-            for at in 0..self.sources.len() {
-                let source = self.sources[(at + self.rotation) % self.sources.len()];
+            let open: Vec<Source> = (0..self.sources.len())
+                .map(|at| self.sources[(at + self.rotation) % self.sources.len()])
+                .filter(|source| !self.context.pauses.is_paused(source.lane()))
+                .collect();
+            for source in log.unsettled(options.name, &options.worker, &open).await? {
                 let room = free.saturating_sub(self.surplus.len());
-                if room == 0 || self.context.pauses.is_paused(source.lane()) {
-                    continue;
+                if room == 0 {
+                    break;
                 }
                 let count = count_of(options.inlet, room);
                 let claimed = log.claim(options.name, &options.worker, source, options.lease, count).await?;

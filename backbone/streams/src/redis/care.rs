@@ -6,16 +6,26 @@ use redis::Value;
 use super::{RedisLog, check, reply};
 use crate::failpoint;
 use crate::keys::Source;
-use crate::log::{Backlog, Entry, Error, Health};
+use crate::log::{Backlog, Entry, Error, Health, Trimmed};
+
+/// Facts that one call of `trim.lua` removes at most: a call must not hold the server up.
+const TRIM_PAGE: u64 = 500;
 
 impl RedisLog {
-    pub(super) async fn backlog(&self, source: Source) -> Result<Backlog, Error> {
-        let entries = self.run("measure a queue", redis::cmd("XLEN").arg(source.key())).await?;
-        let mut command = redis::cmd("HMGET");
-        command.arg(source.counter()).arg("ms").arg("bytes");
-        let (ms, bytes): (Option<i64>, Option<i64>) = self.run("measure a queue", &command).await?;
-        let count = |value: Option<i64>| value.unwrap_or(0).max(0) as u64;
-        Ok(Backlog { entries, audio_ms: count(ms), bytes: count(bytes) })
+    pub(super) async fn backlogs(&self, sources: &[Source]) -> Result<Vec<Backlog>, Error> {
+        let mut commands = redis::pipe();
+        for source in sources {
+            commands.cmd("XLEN").arg(source.key());
+            commands.cmd("HMGET").arg(source.counter()).arg("ms").arg("bytes");
+        }
+        let mut replies = self.all("measure queues", commands).await?.into_iter();
+        let mut next = || replies.next().unwrap_or(Value::Nil);
+        let measure = |_| {
+            let entries = reply::count_of(&next());
+            let (audio_ms, bytes) = reply::weights_of(next());
+            Backlog { entries, audio_ms, bytes }
+        };
+        Ok(sources.iter().map(measure).collect())
     }
 
     pub(super) async fn unread_facts(&self, group: &str, shard: Shard) -> Result<u64, Error> {
@@ -51,47 +61,20 @@ impl RedisLog {
         Ok(Health { memory_share: if limit > 0.0 { used / limit } else { 0.0 } })
     }
 
-    pub(super) async fn trim(&self, shard: Shard, archived: u64) -> Result<u64, Error> {
-        let source = Source::Log(shard);
-        let mut keep_from: Option<String> = None;
-        let mut lowest = |id: String| match &keep_from {
-            Some(kept) if reply::id_order(kept) <= reply::id_order(&id) => {}
-            _ => keep_from = Some(id),
-        };
-        for group in self.groups(source).await? {
-            let mut command = redis::cmd("XPENDING");
-            command.arg(source.key()).arg(&group.name).arg("-").arg("+").arg(1);
-            let pending: Value = self.run("read pending facts", &command).await?;
-            lowest(reply::first_pending(pending).unwrap_or_else(|| reply::next_id(&group.last_delivered)));
-        }
-        // The first fact above the archive's mark stays, and so does all that follows it.
-        let mut from = "-".to_owned();
-        let mut first_kept = None;
-        'pages: loop {
-            let mut command = redis::cmd("XRANGE");
-            command.arg(source.key()).arg(&from).arg("+").arg("COUNT").arg(1000);
-            let page: Value = self.run("read the log", &command).await?;
-            let page = reply::range_of(page, source)?;
-            let Some(last) = page.last().map(|entry| entry.id.clone()) else { break };
-            for entry in page {
-                if reply::seq_of(Some(entry.clone())).is_none_or(|seq| seq > archived) {
-                    first_kept = Some(entry.id);
-                    break 'pages;
-                }
+    pub(super) async fn trim(&self, shard: Shard, archived: u64) -> Result<Trimmed, Error> {
+        let mut trimmed = Trimmed::default();
+        loop {
+            let mut invocation = self.scripts.trim.prepare_invoke();
+            invocation.key(Source::Log(shard).key()).arg(archived).arg(TRIM_PAGE);
+            failpoint::reach("trim.before");
+            let (removed, holder): (u64, String) = self.script("trim the log", &invocation).await?;
+            failpoint::reach("trim.after");
+            trimmed.facts += removed;
+            trimmed.held_by = Some(holder).filter(|holder| !holder.is_empty());
+            if removed < TRIM_PAGE {
+                return Ok(trimmed);
             }
-            from = format!("({last}");
         }
-        let newest = self.xrange(source, "+", "-").await?.map(|entry| reply::next_id(&entry.id));
-        if let Some(id) = first_kept.or(newest) {
-            lowest(id);
-        }
-        let Some(keep_from) = keep_from else { return Ok(0) };
-        let mut command = redis::cmd("XTRIM");
-        command.arg(source.key()).arg("MINID").arg(keep_from);
-        failpoint::reach("trim.before");
-        let trimmed = self.run("trim the log", &command).await?;
-        failpoint::reach("trim.after");
-        Ok(trimmed)
     }
 
     pub(super) async fn dead_letters(&self, source: Source) -> Result<u64, Error> {

@@ -73,6 +73,29 @@ impl RedisLog {
         }
     }
 
+    pub(super) async fn unsettled(
+        &self,
+        group: &str,
+        consumer: &str,
+        sources: &[Source],
+    ) -> Result<Vec<Source>, Error> {
+        const ACTION: &str = "look for work to claim";
+        let mut commands = redis::pipe();
+        for source in sources {
+            commands.cmd("XPENDING").arg(source.key()).arg(group);
+        }
+        let mut unsettled = Vec::new();
+        for (&source, reply) in sources.iter().zip(self.all(ACTION, commands).await?) {
+            if reply == Value::Nil {
+                return Err(Error::NoGroup { action: ACTION });
+            }
+            if reply::owners_of(reply).iter().any(|owner| owner != consumer) {
+                unsettled.push(source);
+            }
+        }
+        Ok(unsettled)
+    }
+
     pub(super) async fn claim(
         &self,
         group: &str,

@@ -142,20 +142,15 @@ pub fn groups_of(value: Value) -> Result<Vec<Group>, Error> {
         .collect()
 }
 
-/// Returns the id of the first entry that `XPENDING key group - + 1` names.
-pub fn first_pending(value: Value) -> Option<String> {
-    list(list(value)?.into_iter().next()?)?.into_iter().next().and_then(text)
+/// Returns the consumers that the summary of `XPENDING key group` names.
+pub fn owners_of(summary: Value) -> Vec<String> {
+    let owners = list(summary).and_then(|parts| list(parts.into_iter().nth(3)?)).unwrap_or_default();
+    owners.into_iter().filter_map(|owner| text(list(owner)?.into_iter().next()?)).collect()
 }
 
 /// Returns a fact's place in the shard's log.
 pub fn seq_of(entry: Option<Entry>) -> Option<u64> {
     entry?.text("seq")?.parse().ok()
-}
-
-/// Returns an id as the pair of numbers it is ordered by.
-pub fn id_order(id: &str) -> (u64, u64) {
-    let (ms, n) = id.split_once('-').unwrap_or((id, "0"));
-    (ms.parse().unwrap_or(0), n.parse().unwrap_or(0))
 }
 
 /// Tells whether a text is an entry's id, as people may type one.
@@ -166,12 +161,6 @@ pub fn is_id(text: &str) -> bool {
         Some((ms, n)) => number(ms) && number(n),
         None => number(text),
     }
-}
-
-/// Returns the smallest id above `id`.
-pub fn next_id(id: &str) -> String {
-    let (ms, n) = id_order(id);
-    format!("{ms}-{}", n.saturating_add(1))
 }
 
 /// Reads what `commit.lua` answered.

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use events::{Lane, Shard};
-use redis::{Pipeline, Value};
+use redis::Value;
 
 use super::reply::{self, unexpected};
-use super::{RedisLog, check, failed};
+use super::{RedisLog, check};
 use crate::dead::DeadPlace;
 use crate::keys::{self, Source};
 use crate::log::{Backlog, Error};
@@ -39,7 +39,7 @@ impl RedisLog {
         for place in &places {
             first.cmd("XLEN").arg(place.key());
         }
-        let mut replies = self.all(first).await?.into_iter();
+        let mut replies = self.all(ACTION, first).await?.into_iter();
         let mut next = || replies.next().unwrap_or(Value::Nil);
         let info = reply::text(next()).unwrap_or_default();
         let number = |name: &str| check::info_field(&info, name).and_then(|v| v.parse::<u64>().ok());
@@ -90,7 +90,7 @@ impl RedisLog {
                 second.cmd("XREVRANGE").arg(source.key()).arg(last_delivered).arg("-").arg("COUNT").arg(1);
             }
         }
-        let mut replies = self.all(second).await?.into_iter();
+        let mut replies = self.all(ACTION, second).await?.into_iter();
         let mut next = || replies.next().unwrap_or(Value::Nil);
         for group in survey.queues.iter_mut().flat_map(|queue| &mut queue.groups) {
             group.consumers = consumers_of(next())?;
@@ -105,29 +105,6 @@ impl RedisLog {
             }
         }
         Ok(survey)
-    }
-
-    /// Runs commands together; one that fails (a stream that is not there) does not spoil the others.
-    async fn all(&self, mut commands: Pipeline) -> Result<Vec<Value>, Error> {
-        if commands.is_empty() {
-            return Ok(Vec::new());
-        }
-        commands.ignore_errors();
-        let attempt = || async {
-            let mut connection = self.connection.clone();
-            commands.query_async::<Vec<Result<Value, redis::RedisError>>>(&mut connection).await
-        };
-        let replies = self.persist(ACTION, attempt).await?;
-        replies
-            .into_iter()
-            .map(|reply| match reply {
-                Ok(value) => Ok(value),
-                Err(error) => match failed(ACTION, error) {
-                    Error::NoGroup { .. } => Ok(Value::Nil),
-                    error => Err(error),
-                },
-            })
-            .collect()
     }
 }
 

@@ -38,10 +38,15 @@ pub async fn pressure(
     let Some(outlet) = options.outlet else { return };
     while !over.is_cancelled() {
         let health = log.health().await.unwrap_or(Health::default());
+        let queues: Vec<Source> = Lane::ALL
+            .iter()
+            .flat_map(|&lane| (0..log.shards()).map(move |shard| Source::Queue(Shard(shard), outlet, lane)))
+            .collect();
+        let measured = log.backlogs(&queues).await.unwrap_or_default();
         for &lane in Lane::ALL {
             let mut mean = Backlog::default();
-            for shard in 0..log.shards() {
-                mean += log.backlog(Source::Queue(Shard(shard), outlet, lane)).await.unwrap_or_default();
+            for (_, backlog) in queues.iter().zip(&measured).filter(|(queue, _)| queue.lane() == lane) {
+                mean += *backlog;
             }
             let shards = u64::from(log.shards().max(1));
             mean.audio_ms /= shards;

@@ -7,6 +7,7 @@ use streams::{Outcome, Source};
 use super::fixture::*;
 
 on_both_logs!(
+    only_what_others_hold_is_unsettled,
     each_entry_is_given_to_one_consumer_in_order,
     a_reader_waits_for_what_comes_and_not_longer,
     a_claim_respects_the_lease_of_others,
@@ -205,4 +206,23 @@ async fn a_consumer_leaves_only_when_it_holds_nothing(bench: Bench) {
         Outcome::Done,
         "a result is taken from whoever brings it first"
     );
+}
+
+async fn only_what_others_hold_is_unsettled(bench: Bench) {
+    let unsettled = async |consumer: &str| -> Vec<Source> {
+        bench.log.unsettled(GROUP, consumer, &[DECODE, SEGMENTS]).await.unwrap()
+    };
+    bench.add_work(0..2).await;
+    assert!(unsettled("a").await.is_empty(), "what nobody was given needs no claim");
+    let taken = bench.take("a", 2).await;
+    assert!(unsettled("a").await.is_empty(), "what is ours neither");
+    assert_eq!(unsettled("b").await, [DECODE]);
+    bench.log.retry(GROUP, "a", &taken[0], 1, LONG).await.unwrap();
+    assert_eq!(unsettled("a").await, [DECODE], "a retry is nobody's");
+    bench.commit(&taken[0], &[]).await;
+    assert!(unsettled("a").await.is_empty());
+    bench.log.hand_back(GROUP, "a", DECODE, std::slice::from_ref(&taken[1].id)).await.unwrap();
+    assert_eq!(unsettled("a").await, [DECODE], "nor is what was handed back");
+    bench.commit(&taken[1], &[]).await;
+    assert!(unsettled("b").await.is_empty());
 }

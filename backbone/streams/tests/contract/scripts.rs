@@ -193,6 +193,7 @@ mod lease_keeping_lua {
             log.retry(GROUP, "a", &entry, 2, Duration::ZERO).await.unwrap_err(),
             log.hand_back(GROUP, "a", DECODE, &ids).await.unwrap_err(),
             log.leave(GROUP, "a", &[DECODE]).await.unwrap_err(),
+            log.unsettled(GROUP, "a", &[DECODE]).await.unwrap_err(),
             log.take(GROUP, "a", DECODE, 1).await.unwrap_err(),
             log.own_pending(GROUP, "a", DECODE).await.unwrap_err(),
             reader.read(&[DECODE], 1, SHORT).await.unwrap_err(),
@@ -201,7 +202,7 @@ mod lease_keeping_lua {
             assert!(matches!(error, Error::NoGroup { .. }), "{error}");
         }
         assert_eq!(log.unread_facts("project", SHARD).await.unwrap(), 0);
-        assert_eq!(log.trim(SHARD, 9).await.unwrap(), 0);
+        assert_eq!(log.trim(SHARD, 9).await.unwrap().facts, 0);
     }
 }
 

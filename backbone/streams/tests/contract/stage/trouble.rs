@@ -198,15 +198,17 @@ async fn an_idle_worker_asks_little_and_stops_quickly() {
     let options = Options::new(GROUP, Inlet::Queue(Queue::Decode));
     let running = start(&log, &worker, &options);
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    let reads = || {
+    let calls = |command: &str| {
         let stats: String = server.ask(&["INFO", "commandstats"]);
-        let line = stats.lines().find(|line| line.starts_with("cmdstat_xreadgroup:")).unwrap().to_owned();
-        line.split(['=', ',']).nth(1).unwrap().parse::<u64>().unwrap()
+        let line = stats.lines().find(|line| line.starts_with(&format!("cmdstat_{command}:")));
+        line.map_or(0, |line| line.split(['=', ',']).nth(1).unwrap().parse::<u64>().unwrap())
     };
-    let before = reads();
+    let before = (calls("xreadgroup"), calls("evalsha"));
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let asked = reads() - before;
+    let asked = calls("xreadgroup") - before.0;
     assert!(asked <= 4 * 4, "one blocked read per shard and second, not {asked} in 3 s");
+    let scripts = calls("evalsha") - before.1;
+    assert_eq!(scripts, 0, "nothing is claimed where nothing is pending");
     let since = Instant::now();
     running.stop().await;
     assert!(since.elapsed() < options.block + Duration::from_secs(2), "{:?}", since.elapsed());
