@@ -26,6 +26,7 @@ use crate::survey::Survey;
 mod acts;
 mod care;
 mod check;
+mod commits;
 mod letters;
 mod notes;
 mod reading;
@@ -34,6 +35,7 @@ mod scripts;
 mod survey;
 mod writing;
 
+use commits::Commits;
 use scripts::Scripts;
 use writing::add_drop;
 
@@ -55,12 +57,14 @@ impl Config {
     }
 }
 
-/// The log in Redis.
+/// The log in Redis. Clones share its connection.
+#[derive(Clone)]
 pub struct RedisLog {
     config: Config,
     client: Client,
     connection: ConnectionManager,
     scripts: Arc<Scripts>,
+    commits: Arc<Commits>,
 }
 
 /// A reply may take this long; blocking reads have their own limit.
@@ -97,7 +101,13 @@ impl RedisLog {
             })
             .await
             .map_err(|e| failed("connect to redis", e))?;
-        let log = RedisLog { config, client, connection, scripts: Arc::new(Scripts::new()) };
+        let log = RedisLog {
+            config,
+            client,
+            connection,
+            scripts: Arc::new(Scripts::new()),
+            commits: Arc::default(),
+        };
         check::server(&log).await?;
         Ok(log)
     }

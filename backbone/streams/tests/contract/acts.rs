@@ -30,7 +30,7 @@ pub fn act(number: u32) -> Append {
 
 pub fn cancellation(work: &Envelope) -> Message {
     let event = GenerationCancelled { by: "api".to_owned() };
-    Message::fact(&work.follow(event.into(), "", events::now())).unwrap()
+    Message::fact(&work.follow(event.into(), events::now())).unwrap()
 }
 
 async fn an_act_is_appended_once(bench: Bench) {

@@ -341,8 +341,8 @@ pub fn cut(work: &Envelope, index: u32) -> Envelope {
 /// The fact that a recording is deleted.
 pub fn deletion(recording: RecordingId) -> Message {
     let event = RecordingDeleted { by: "api".to_owned() };
-    let fact =
-        Envelope { recording, ..requested(0).follow(event.into(), &recording.to_string(), events::now()) };
+    let event_id = EventId::derive(EventId::from(recording.as_uuid()), "RecordingDeleted", "", 0);
+    let fact = Envelope { recording, event_id, ..requested(0).follow(event.into(), events::now()) };
     Message::fact(&fact).expect("a small fact")
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use events::{Claim, Lane, Shard, Tenant};
 use streams::redis::{Config, RedisLog};
 use streams::{
-    Admission, Admit, Append, Appended, DeadPlace, DropOutcome, Emitted, Error, Log, Message, ModelNote,
-    Outcome, Queue, Source, keys,
+    Admission, Admit, Append, Appended, Backlog, DeadPlace, DropOutcome, Emitted, Error, Log, Message,
+    ModelNote, Outcome, Queue, Source, keys,
 };
 
 use super::fixture::*;
@@ -46,6 +46,60 @@ mod commit_lua {
             bench.server().make_room();
             assert_eq!(bench.server().ask::<Option<String>>(&["GET", &key]), then, "{held}");
         }
+    }
+
+    /// Commits that share a call end as each would alone.
+    #[tokio::test]
+    async fn ends_each_of_many_as_if_alone() {
+        let Some(bench) = Bench::redis().await else { return };
+        bench.add_work(0..70).await;
+        let entries = bench.take("a", 70).await;
+        bench.remove(&entries[10]);
+        bench.mark_deleted(recording(11)).await;
+        let cancelled = super::super::acts::cancellation(&requested(12));
+        bench.log.cancel(SHARD, recording(12), 0, &cancelled).await.unwrap();
+        let mut commits: Vec<_> = entries
+            .iter()
+            .zip(0..)
+            .map(|(entry, number)| {
+                let mut commit =
+                    commit_of(entry, &[fact(&requested(number), 0), fact(&requested(number), 1)]);
+                commit.generation = Some(0);
+                commit.outputs = vec![(SEGMENTS, Message::work(&cut(&requested(number), 0), 3, 2).unwrap())];
+                commit
+            })
+            .collect();
+        commits[13].identity = "another".to_owned();
+        commits[14].dead = Some(letter());
+        commits.push(commits[15].clone());
+        let before = bench.server().ask::<String>(&["INFO", "commandstats"]);
+        let outcomes = futures::future::join_all(commits.iter().map(|commit| bench.log.commit(commit))).await;
+        let outcomes: Vec<Outcome> = outcomes.into_iter().map(Result::unwrap).collect();
+        let expected = |number| match number {
+            10 => Outcome::Gone,
+            11 => Outcome::Deleted,
+            12 => Outcome::Cancelled,
+            13 => Outcome::Mismatch,
+            70 => Outcome::Lost,
+            _ => Outcome::Done,
+        };
+        assert_eq!(outcomes, (0..71).map(expected).collect::<Vec<_>>());
+        let calls = |stats: &str| {
+            let line = stats.lines().find(|line| line.starts_with("cmdstat_evalsha:")).unwrap().to_owned();
+            line.split(['=', ',']).nth(1).unwrap().parse::<u64>().unwrap()
+        };
+        let asked = calls(&bench.server().ask::<String>(&["INFO", "commandstats"])) - calls(&before);
+        assert!(asked <= 4, "71 commits in {asked} calls");
+
+        let done = 70 - 4;
+        assert_eq!(bench.seqs(), (1..=2 + 2 * done).collect::<Vec<u64>>());
+        let passed = Backlog { entries: done, audio_ms: 3 * done, bytes: 2 * done };
+        assert_eq!(bench.backlog(SEGMENTS).await, passed);
+        // The one under another identity is left; the one an operator removed is still counted.
+        assert_eq!(bench.backlog(DECODE).await, Backlog { entries: 1, audio_ms: 2000, bytes: 0 });
+        assert_eq!(bench.dead(DECODE).len(), 1);
+        let left = bench.log.own_pending(GROUP, "a", DECODE).await.unwrap();
+        assert_eq!(left.iter().map(|entry| &entry.id).collect::<Vec<_>>(), [&entries[13].id]);
     }
 
     #[tokio::test]
@@ -97,7 +151,49 @@ mod emit_lua {
         bench.server().ask::<()>(&["FLUSHALL"]);
         let error = bench.log.emit(&emit_of(&entry, &requested(1), 0)).await.unwrap_err();
         assert!(matches!(error, Error::NoGroup { .. }), "{error}");
-        assert!(bench.server().snapshot().is_empty());
+        let left: Vec<String> = bench.server().ask(&["KEYS", "*"]);
+        assert!(left.iter().all(|key| key.contains(":pcm:")), "only speech that went ahead: {left:?}");
+        assert!(left.iter().all(|key| bench.server().ask::<i64>(&["TTL", key]) > 0), "and goes by itself");
+    }
+}
+
+mod speech {
+    use super::*;
+
+    fn keys_with(bench: &Bench, text: &str) -> Vec<String> {
+        bench.server().ask(&["KEYS", &format!("*{text}*")])
+    }
+
+    #[tokio::test]
+    async fn is_in_its_place_for_good_and_nowhere_else() {
+        let Some(bench) = Bench::redis().await else { return };
+        let (entry, work) = (bench.one_taken(1, "a").await, requested(1));
+        let emit = emit_of(&entry, &work, 0);
+        for expected in [Emitted::Done, Emitted::Repeated] {
+            assert_eq!(bench.log.emit(&emit).await.unwrap(), expected);
+            assert_eq!(keys_with(&bench, ":pcm:"), [emit.speech_key.clone()]);
+            assert_eq!(bench.server().ask::<i64>(&["TTL", &emit.speech_key]), -1);
+        }
+        bench.mark_deleted(work.recording).await;
+        let late = emit_of(&entry, &work, 1);
+        assert_eq!(bench.log.emit(&late).await.unwrap(), Emitted::Ended(Outcome::Deleted));
+        bench.log.erase(SHARD, work.recording).await.unwrap();
+        assert_eq!(keys_with(&bench, ":pcm:"), [] as [String; 0]);
+    }
+
+    /// A worker that fell silent between the two steps leaves speech that goes by itself.
+    #[tokio::test]
+    async fn that_no_part_came_for_goes_by_itself() {
+        let Some(bench) = Bench::redis().await else { return };
+        let entry = bench.one_taken(1, "a").await;
+        let emit = emit_of(&entry, &requested(1), 0);
+        bench.server().ask::<()>(&["SCRIPT", "FLUSH"]);
+        let watched = bench.server().watch();
+        bench.log.emit(&emit).await.unwrap();
+        let ahead =
+            watched.words(bench.server()).into_iter().find(|words| words[0] == "SET").expect("it goes ahead");
+        assert!(ahead[1].starts_with(&emit.speech_key) && ahead[1] != emit.speech_key, "{ahead:?}");
+        assert_eq!(ahead[ahead.len() - 2..], ["EX", "60"]);
     }
 }
 

@@ -161,11 +161,16 @@ impl Server {
 impl Watched {
     /// Returns the keys of every call with several of them: scripts and reads.
     pub fn finish(self, server: &Server) -> Vec<Vec<String>> {
+        self.words(server).iter().filter_map(|words| keys_of(words)).collect()
+    }
+
+    /// Returns every call from outside, in words.
+    pub fn words(self, server: &Server) -> Vec<Vec<String>> {
         use std::io::BufRead;
         server.ask::<String>(&["ECHO", "that is all"]);
         let lines = self.0.lines().map(|line| line.expect("a line"));
         let until = lines.take_while(|line| !line.contains("\"that is all\""));
-        until.filter(|line| !line.contains(" lua] ")).filter_map(|line| keys_of(&words_of(&line))).collect()
+        until.filter(|line| !line.contains(" lua] ")).map(|line| words_of(&line)).collect()
     }
 }
 
