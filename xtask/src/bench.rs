@@ -2,6 +2,8 @@
 
 mod accuracy;
 mod first_transcript;
+mod hop;
+mod machine;
 
 use std::process::ExitCode;
 
@@ -11,6 +13,7 @@ const HELP: &str = "\
 measurements:
   cargo xtask bench accuracy           word errors beside faster-whisper's, same weights, options and windows
   cargo xtask bench first-transcript   time from a fresh clone to the demo's transcript, and of a second run
+  cargo xtask bench hop                events a second through one stage, beside Celery; segments of speech
 ";
 
 /// Runs the one that is named; without a name, says which there are.
@@ -22,6 +25,7 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
         }
         ["accuracy"] => accuracy::run(),
         ["first-transcript"] => first_transcript::run(),
+        ["hop"] => hop::run(),
         [other, ..] => bail!("there is no measurement `{other}`\n\n{HELP}"),
     }
 }

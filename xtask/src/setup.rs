@@ -68,7 +68,13 @@ pub fn for_tests() -> Result<ForTests> {
     Ok(ForTests { postgres, redis, models, clips, python, timescale })
 }
 
-fn redis() -> Result<PathBuf> {
+/// A python with Celery, to measure beside.
+pub fn celery() -> Result<PathBuf> {
+    python::celery()
+}
+
+/// Finds or installs the `redis-server` executable.
+pub fn redis() -> Result<PathBuf> {
     if servers::find::on_path("redis-server").is_none() {
         apt::need("redis-server", &["redis-server"])?;
     }

@@ -29,23 +29,32 @@ pub fn unpack_wheel(package: &str, folder: &Path) -> Result<()> {
 
 /// A virtual environment with the packages tests use; the path of its python.
 pub fn environment() -> Result<PathBuf> {
-    let home = crate::cache().join("python");
+    environment_with("python", PACKAGES)
+}
+
+/// A virtual environment with Celery alone; the path of its python.
+pub fn celery() -> Result<PathBuf> {
+    environment_with("python-celery", &["celery[redis]==5.6.3"])
+}
+
+fn environment_with(name: &str, packages: &[&str]) -> Result<PathBuf> {
+    let home = crate::cache().join(name);
     let python = home.join("bin/python");
     // A virtual environment cannot be renamed into place, so a marker written last says that it is whole.
     let marker = home.join("packages.txt");
-    let packages = PACKAGES.join("\n");
-    if std::fs::read_to_string(&marker).is_ok_and(|text| text == packages) && python.exists() {
+    let list = packages.join("\n");
+    if std::fs::read_to_string(&marker).is_ok_and(|text| text == list) && python.exists() {
         return Ok(python);
     }
     pip()?;
-    say::step(format_args!("making a python environment with {}", PACKAGES.join(", ")), || {
+    say::step(format_args!("making a python environment with {}", packages.join(", ")), || {
         let _ = std::fs::remove_dir_all(&home);
         // Without its own pip, which some systems package apart: the system's pip installs into it.
         apt::run(Command::new("python3").args(["-m", "venv", "--without-pip"]).arg(&home))?;
         let mut install = Command::new("python3");
         install.args(["-m", "pip", "--python"]).arg(&python);
-        apt::run(install.args(["install", "--quiet", "--disable-pip-version-check"]).args(PACKAGES))?;
-        std::fs::write(&marker, &packages).context("write the marker of the python environment")
+        apt::run(install.args(["install", "--quiet", "--disable-pip-version-check"]).args(packages))?;
+        std::fs::write(&marker, &list).context("write the marker of the python environment")
     })?;
     Ok(python)
 }
