@@ -6,10 +6,12 @@
 //! - [`segment`]: one segment's outcome, and which of two outcomes counts.
 //! - [`transcript`]: [`Transcript`], the segments in order: what readers get.
 //! - [`format`](mod@format): the renderings: text, srt, vtt and our own json; [`openai`]: the two OpenAI shapes.
+//! - [`compare`](mod@compare): two transcriptions of a recording, word by word.
 //! - [`language`]: names of languages, and which of them are written without spaces.
 //!
 //! `views` folds the same events into tables; its tests compare the tables with this fold.
 
+pub mod compare;
 pub mod fact;
 pub mod format;
 pub mod generation;
@@ -19,6 +21,7 @@ pub mod recording;
 pub mod segment;
 pub mod transcript;
 
+pub use compare::{Comparison, compare};
 pub use fact::Known;
 pub use format::{Format, render};
 pub use generation::{GenerationFacts, Requested, State, Status, Tally};

@@ -74,29 +74,35 @@ impl RecordingFacts {
         admitted.or_else(|| self.rejected.as_ref().and_then(|known| known.fact.name.as_deref()))
     }
 
-    /// Returns the generation that readers see: the one last activated; else the highest complete automatic one that
-    /// has no more failed segments than the one before it; else, while nothing is complete, the newest.
+    /// Returns the generation that readers see: the one last activated, unless it was cancelled; else the highest
+    /// complete automatic one that has no more failed segments than the one before it; else, while nothing is
+    /// complete, the newest automatic one that was not cancelled.
     pub fn visible(&self, generations: &BTreeMap<u32, (GenerationFacts, State)>) -> Option<u32> {
+        let is_cancelled = |generation: &u32| {
+            generations.get(generation).is_some_and(|(_, s)| s.status == Status::Cancelled)
+        };
+        let is_manual = |generation: &u32| {
+            let requested = generations.get(generation).and_then(|(facts, _)| facts.requested.as_ref());
+            requested.is_some_and(|known| known.fact.activation == Activation::Manual)
+        };
         let chosen = self.activated.as_ref().map(|known| known.fact);
-        if let Some(chosen) = chosen.filter(|generation| generations.contains_key(generation)) {
+        if let Some(chosen) =
+            chosen.filter(|chosen| generations.contains_key(chosen) && !is_cancelled(chosen))
+        {
             return Some(chosen);
         }
-        let is_manual = |facts: &GenerationFacts| {
-            facts.requested.as_ref().is_some_and(|known| known.fact.activation == Activation::Manual)
-        };
         let mut best: Option<(u32, u64)> = None;
-        for (&generation, (facts, state)) in generations {
+        for (generation, (_, state)) in generations {
             let better = best.is_none_or(|(_, failed)| state.failed_segments <= failed);
-            if state.status == Status::Complete && better && !is_manual(facts) {
-                best = Some((generation, state.failed_segments));
+            if state.status == Status::Complete && better && !is_manual(generation) {
+                best = Some((*generation, state.failed_segments));
             }
         }
+        let newest = |wanted: &dyn Fn(&u32) -> bool| generations.keys().copied().rfind(wanted);
         best.map(|(generation, _)| generation)
-            .or_else(|| {
-                let wanted = generations.iter().filter(|(_, (_, state))| state.status != Status::Cancelled);
-                wanted.map(|(&generation, _)| generation).next_back()
-            })
-            .or_else(|| generations.keys().next_back().copied())
+            .or_else(|| newest(&|generation| !is_manual(generation) && !is_cancelled(generation)))
+            .or_else(|| newest(&|generation| !is_manual(generation)))
+            .or_else(|| newest(&|_| true))
     }
 
     /// Returns where the recording stands, given its transcriptions: the state of the visible one, unless the

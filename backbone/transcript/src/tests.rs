@@ -387,6 +387,48 @@ fn readers_see_the_best_generation_unless_somebody_chose() {
     assert_eq!(visible(&[good(0).as_slice(), &[chosen(9, 7)]].concat()), Some(0), "there is no generation 7");
 }
 
+#[test]
+fn readers_never_see_what_was_cancelled_or_waits_to_be_chosen() {
+    let of = |generation, n, event: Event| {
+        let mut envelope = envelope(n, 0, event);
+        envelope.generation = generation;
+        envelope
+    };
+    let asked = |n, generation, activation| {
+        let Event::RecordingAdmitted(first) = admitted(0, Channels::Mix).event else { unreachable!() };
+        let (name, audio, settings, lane) = (first.name, first.audio, first.settings, Lane::Replay);
+        let requested = TranscriptionRequested { name, audio, settings, lane, activation };
+        of(generation, n, requested.into())
+    };
+    let whole = |n, generation| {
+        [decoded(n, &[1]), said(n + 1, 0, 0, 0, &[span(0, 1_000, "Hi.")])]
+            .map(|envelope| of(generation, envelope.seq.unwrap() as u32, envelope.event))
+    };
+    let failed = |n, generation| {
+        let cause = Cause::new("unsupported_codec", "the codec is AMR");
+        of(generation, n, RecordingFailed { stage: "decode".into(), cause, attempts: 1 }.into())
+    };
+    let cancelled = |n, generation| of(generation, n, GenerationCancelled { by: "api".into() }.into());
+    let activated = |n, generation| of(generation, n, GenerationActivated { by: "api".into() }.into());
+    let visible = |parts: &[&[Envelope]]| Recording::fold(&parts.concat()).unwrap().visible();
+    let (auto, manual) = (Activation::Auto, Activation::Manual);
+    let first = [admitted(1, Channels::Mix), failed(2, 0)];
+
+    assert_eq!(visible(&[&first, &[asked(3, 1, auto)]]), Some(1), "nothing is complete: the newest");
+    assert_eq!(visible(&[&first, &[asked(3, 1, auto), cancelled(4, 1)]]), Some(0));
+    assert_eq!(visible(&[&first, &[asked(3, 1, manual)]]), Some(0));
+    assert_eq!(visible(&[&first, &[asked(3, 1, manual)], &whole(5, 1)]), Some(0), "complete, but not chosen");
+    assert_eq!(visible(&[&first, &[asked(3, 1, manual), activated(9, 1)], &whole(5, 1)]), Some(1));
+    assert_eq!(visible(&[&whole(2, 0), &[asked(4, 1, auto), cancelled(5, 1)]]), Some(0));
+    assert_eq!(visible(&[&whole(2, 0), &[asked(4, 1, auto), activated(5, 1), cancelled(6, 1)]]), Some(0));
+    assert_eq!(
+        visible(&[&whole(2, 0), &[asked(4, 1, auto), cancelled(5, 1)], &whole(6, 1)]),
+        Some(1),
+        "it was complete before anybody heard of the cancellation"
+    );
+    assert_eq!(visible(&[&[admitted(1, Channels::Mix), cancelled(2, 0)]]), Some(0), "there is no other");
+}
+
 /// Everything that may happen to a recording, with two rounds and competing outcomes.
 fn history() -> Vec<Envelope> {
     let hi = |text: &str| [span(0, 1_000, text)];
