@@ -1,6 +1,7 @@
 //! What every event carries besides its payload.
 
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use crate::event::Event;
 use crate::id::{EventId, RecordingId, SegmentId, Shard, Tenant};
@@ -35,6 +36,26 @@ pub struct Envelope {
 }
 
 impl Envelope {
+    /// Makes the event that somebody's act brings about a recording rather than another event: `act` is the identity
+    /// of the act, the same each time the act is repeated. An act tells a recording each kind of thing once.
+    pub fn of_act(act: Uuid, about: &About, generation: u32, event: Event) -> Envelope {
+        let cause = EventId::from(act);
+        Envelope {
+            event_id: EventId::derive(cause, event.kind(), &about.recording.to_string(), 0),
+            shard: about.shard,
+            seq: None,
+            recording: about.recording,
+            tenant: about.tenant.clone(),
+            generation,
+            round: 0,
+            submitted_at: about.submitted_at,
+            occurred_at: now(),
+            trace: None,
+            causation_id: Some(cause),
+            event,
+        }
+    }
+
     /// Makes the event that follows from this one: same recording, generation, round and trace, derived identity.
     /// One cause has many segments, so what is about a segment has its channel and index in its identity.
     pub fn follow(&self, event: Event, occurred_at: Timestamp) -> Envelope {
@@ -55,6 +76,19 @@ impl Envelope {
         };
         Some(SegmentId { recording: self.recording, generation: self.generation, channel, index })
     }
+}
+
+/// What every event of a recording says alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct About {
+    /// The recording.
+    pub recording: RecordingId,
+    /// The shard it lives in.
+    pub shard: Shard,
+    /// Who owns it.
+    pub tenant: Tenant,
+    /// When it was submitted.
+    pub submitted_at: Timestamp,
 }
 
 /// Returns the time now to the microsecond, the precision that SQL keeps.

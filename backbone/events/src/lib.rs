@@ -17,7 +17,7 @@ pub mod manifest;
 pub mod settings;
 
 pub use codec::{CodecError, Decoded, MAX_EVENT_BYTES, decode, encode};
-pub use envelope::{Envelope, now};
+pub use envelope::{About, Envelope, now};
 pub use event::{
     Audio, Cause, Event, GenerationActivated, GenerationCancelled, RecordingAdmitted, RecordingDecoded,
     RecordingDeleted, RecordingFailed, RecordingRejected, SegmentCut, SegmentFailed, SegmentTranscribed,
