@@ -8,6 +8,7 @@
 //! - [`recordings`], [`transcripts`], [`search`], [`usage`]: what readers ask for.
 //! - [`progress`]: how far each shard's log is archived; which drops reached their end.
 //! - [`watch`]: waiting until something happens to a recording.
+//! - [`runs`]: reprocessing runs: what people ask of them, and what the program that does them asks.
 //! - [`keys`]: API keys.
 //!
 //! Schemas: `log` (the archive) and `control` (what programs remember) are kept; the read side, `read_vN`, can be
@@ -27,6 +28,7 @@ pub mod page;
 pub mod progress;
 pub mod projections;
 pub mod recordings;
+pub mod runs;
 pub mod schema;
 pub mod search;
 mod segments;
@@ -46,6 +48,8 @@ pub use page::{Page, PageKey, PageKeyError};
 pub use progress::Checkpoint;
 pub use projections::{Projection, Stand};
 pub use recordings::{Filter, RecordingRow};
+pub use runs::work::Asked;
+pub use runs::{NewRun, Run, RunComparison, RunProgress, RunState, Selected, Selection, Wishes};
 pub use schema::Schema;
 pub use search::{Hit, Part, Search, Snippet};
 pub use transcripts::GenerationRow;

@@ -129,7 +129,8 @@ pub(crate) fn like(text: &str) -> String {
     format!("%{}%", escaped.replace('\0', "\u{fffd}"))
 }
 
-fn recording(row: &PgRow) -> Result<RecordingRow, Error> {
+/// Reads a recording from its row with `facts_text`.
+pub(crate) fn recording(row: &PgRow) -> Result<RecordingRow, Error> {
     let facts: RecordingFacts = state::json(row, "facts_text")?;
     let name = facts.name().map(str::to_owned);
     let admitted = facts.admitted.map(|known| known.fact);

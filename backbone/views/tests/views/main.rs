@@ -8,5 +8,6 @@ mod apply;
 mod concurrency;
 mod install;
 mod queries;
+mod runs;
 mod timescale;
 mod waiting;
