@@ -68,6 +68,10 @@ pub struct KeeperConfig {
     pub missing_after: Duration,
     /// Whether archived facts are removed from the logs.
     pub trim: bool,
+    /// How often the reprocessing runs are looked at while nothing of them moves.
+    pub runs_every: Duration,
+    /// How much undone audio the replay lane may hold before a run requests no more.
+    pub replay_ahead: Duration,
 }
 
 impl KeeperConfig {
@@ -85,6 +89,19 @@ impl KeeperConfig {
                 )
                 .or("2min"),
             trim: from.setting("trim", "remove archived facts from the logs").or("true"),
+            runs_every: from
+                .setting(
+                    "runs-every",
+                    "how often reprocessing runs are looked at while nothing of them moves",
+                )
+                .within(Duration::from_millis(10)..=Duration::from_secs(60))
+                .or("1s"),
+            replay_ahead: from
+                .setting(
+                    "replay-ahead",
+                    "undone audio in the replay lane above which reprocessing runs request no more",
+                )
+                .or("10min"),
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::config::KeeperConfig;
 use crate::metrics;
 
 pub mod gaps;
+pub mod runs;
 pub mod sweep;
 pub mod trim;
 
@@ -20,6 +21,7 @@ pub struct Keeper {
     views: Views,
     sweeper: sweep::Sweeper,
     gaps: gaps::Gaps,
+    runs: Option<runs::Runs>,
     config: KeeperConfig,
     name: String,
 }
@@ -27,19 +29,22 @@ pub struct Keeper {
 impl Keeper {
     /// Makes a keeper with a name of its own.
     pub fn new(log: SharedLog, views: Views, store: AudioStore, config: KeeperConfig) -> Keeper {
+        let name = format!("keeper:{}", std::process::id());
+        let options = runs::Options {
+            every: config.runs_every,
+            ahead: config.replay_ahead,
+            missing_after: config.missing_after,
+        };
+        let runs =
+            runs::Runs::new(SharedLog::clone(&log), views.clone(), store.clone(), options, name.clone());
         let sweeper = sweep::Sweeper::new(SharedLog::clone(&log), views.clone(), store, config.missing_after);
-        Keeper {
-            log,
-            views,
-            sweeper,
-            gaps: gaps::Gaps::default(),
-            config,
-            name: format!("keeper:{}", std::process::id()),
-        }
+        Keeper { log, views, sweeper, gaps: gaps::Gaps::default(), runs: Some(runs), config, name }
     }
 
     /// Does the chores again and again until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
+        // In a task of its own: people watch a run, and other chores may take long.
+        let runs = self.runs.take().map(|runs| tokio::spawn(runs.run(shutdown.clone())));
         let mut ticks = tokio::time::interval(self.config.every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
@@ -52,6 +57,11 @@ impl Keeper {
             if self.config.trim && self.has_lease("trim").await {
                 report("trim", trim::archived(&self.log, &self.views).await);
             }
+        }
+        if let Some(runs) = runs
+            && let Err(error) = runs.await
+        {
+            tracing::error!(%error, "the task that does the runs died");
         }
     }
 

@@ -53,3 +53,14 @@ pub fn lost_facts(facts: u64) {
 pub fn went_back() {
     counter!("keeper_logs_went_back_total").increment(1);
 }
+
+/// A run requested a generation of so much audio.
+pub fn requested(audio_ms: u64) {
+    counter!("keeper_generations_requested_total").increment(1);
+    counter!("keeper_generations_requested_audio_ms_total").increment(audio_ms);
+}
+
+/// A run skipped a recording.
+pub fn skipped(reason: &'static str) {
+    counter!("keeper_generations_skipped_total", "reason" => reason).increment(1);
+}
