@@ -3,10 +3,11 @@
 //! - [`routes`]: the whole route table on one page. [`reply`]: what goes back, and where an error becomes a status.
 //! - [`recordings`], [`transcripts`], [`openai`], [`backlog`]: the handlers, each with its OpenAPI text beside it;
 //!   [`openapi`] gathers that.
+//! - [`generations`]: runs that transcribe recordings again; [`compare`]: the transcriptions of one recording.
 //! - [`upload`]: a body on its way into the audio store. [`drops`]: a drop taken in, found again and waited for.
 //! - [`options`]: what an upload asks for.
 //! - [`keys`]: who is calling, and how often they may. [`pressure`]: whether there is room for more.
-//! - [`call`], [`params`]: a request's headers, query and form. [`api`]: what all handlers share.
+//! - [`call`], [`params`], [`json`]: a request's headers, query, form and JSON. [`api`]: what all handlers share.
 //!
 //! Handlers read the read side and hand drops to the queue; they never touch a model, and nothing here waits for one
 //! but the requests that asked to.
@@ -14,8 +15,11 @@
 pub mod api;
 pub mod backlog;
 pub mod call;
+pub mod compare;
 pub mod config;
 pub mod drops;
+pub mod generations;
+pub mod json;
 pub mod keys;
 pub mod metrics;
 pub mod openai;

@@ -9,7 +9,7 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use crate::reply::{self, Error};
-use crate::{backlog, openai, recordings, transcripts};
+use crate::{backlog, compare, generations, openai, recordings, transcripts};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -25,6 +25,17 @@ use crate::{backlog, openai, recordings, transcripts};
         recordings::delete,
         transcripts::get,
         transcripts::search,
+        generations::create,
+        generations::list,
+        generations::get,
+        generations::cancel,
+        generations::activate,
+        generations::compare,
+        compare::list,
+        compare::compare,
+        compare::activate,
+        compare::cancel_one,
+        compare::cancel,
         openai::transcribe,
         openai::translate,
         backlog::get,

@@ -41,7 +41,8 @@ pub fn read(
         }
     };
     let model = read_model(params, models);
-    let language = read_language(params, models, model.as_deref());
+    let language = params.text("language").filter(|language| !language.eq_ignore_ascii_case("auto"));
+    let language = language.and_then(|language| check_language(params, &language, models, model.as_deref()));
     keep("model", model);
     keep("language", language);
     let task = match task {
@@ -50,7 +51,7 @@ pub fn read(
     };
     keep("task", task.filter(|&task| task != Task::default()).map(|task| task.to_string()));
     keep("channels", params.parsed::<Channels>("channels").map(|channels| channels.to_string()));
-    keep("prompt", read_text(params, "prompt", PROMPT_BYTES_MAX));
+    keep("prompt", read_prompt(params));
     keep("name", read_text(params, "name", WORD_BYTES_MAX));
     keep("temperature", read_temperature(params));
     keep("key", read_key(params, headers));
@@ -74,7 +75,7 @@ pub fn read(
 }
 
 /// A model by name; the default of the deployment is left for ingest to know.
-fn read_model(params: &mut Params, models: &BTreeMap<String, ModelNote>) -> Option<String> {
+pub fn read_model(params: &mut Params, models: &BTreeMap<String, ModelNote>) -> Option<String> {
     let name = params.text("model").filter(|name| name != DEFAULT_MODEL)?;
     // Before the first worker has announced itself nobody knows what there will be.
     if !models.is_empty() && !models.contains_key(&name) {
@@ -92,15 +93,14 @@ fn read_model(params: &mut Params, models: &BTreeMap<String, ModelNote>) -> Opti
     Some(name)
 }
 
-fn read_language(
+/// The code of a language that a model must know.
+pub fn check_language(
     params: &mut Params,
+    language: &str,
     models: &BTreeMap<String, ModelNote>,
     model: Option<&str>,
 ) -> Option<String> {
-    let language = params.text("language")?.to_ascii_lowercase();
-    if language == "auto" {
-        return None;
-    }
+    let language = language.to_ascii_lowercase();
     let code = language.split(['-', '_']).next().unwrap_or_default().to_owned();
     let is_language = transcript::language::NAMES.iter().any(|(known, _)| *known == code);
     if !is_language {
@@ -140,6 +140,11 @@ fn read_key(params: &mut Params, headers: &HeaderMap) -> Option<String> {
         params.problem("key", "differs from the Idempotency-Key header; give one of them");
     }
     field.or(header)
+}
+
+/// Names and spelling that the model should know.
+pub fn read_prompt(params: &mut Params) -> Option<String> {
+    read_text(params, "prompt", PROMPT_BYTES_MAX)
 }
 
 fn read_text(params: &mut Params, name: &'static str, bytes_max: usize) -> Option<String> {

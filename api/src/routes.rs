@@ -13,7 +13,7 @@ use warp::{Filter, Rejection, path};
 use crate::api::Api;
 use crate::call::call;
 use crate::reply::{self, Detail, Error};
-use crate::{backlog, metrics, openai, openapi, recordings, transcripts, upload};
+use crate::{backlog, compare, generations, metrics, openai, openapi, recordings, transcripts, upload};
 
 /// Every route by its name: method and path, as in the OpenAPI document.
 pub fn table(api: &Api) -> Table {
@@ -31,6 +31,20 @@ pub fn table(api: &Api) -> Table {
     let recording = || api().and(path!("v1" / "recordings" / String));
     let transcript = || api().and(path!("v1" / "recordings" / String / "transcript"));
     let transcribe = || api().and(path!("v1" / "audio" / "transcriptions"));
+    let runs = || api().and(path!("v1" / "generations"));
+    let run = || api().and(path!("v1" / "generations" / String));
+    let run_act = |act: &'static str| {
+        api().and(path!("v1" / "generations" / String / ..)).and(path(act)).and(path::end())
+    };
+    let of_recording = |what: &'static str| {
+        api().and(path!("v1" / "recordings" / String / ..)).and(path(what)).and(path::end())
+    };
+    let generation_act = |act: &'static str| {
+        api()
+            .and(path!("v1" / "recordings" / String / "generations" / String / ..))
+            .and(path(act))
+            .and(path::end())
+    };
     let translate = || api().and(path!("v1" / "audio" / "translations"));
 
     Table::default()
@@ -39,6 +53,41 @@ pub fn table(api: &Api) -> Table {
         .add("GET /v1/recordings/{id}", recording().and(get()).and(call()).then(recordings::get))
         .add("DELETE /v1/recordings/{id}", recording().and(delete()).and(call()).then(recordings::delete))
         .add("GET /v1/recordings/{id}/transcript", transcript().and(get()).and(call()).then(transcripts::get))
+        .add("POST /v1/generations", runs().and(post()).and(call()).and(body()).then(generations::create))
+        .add("GET /v1/generations", runs().and(get()).and(call()).then(generations::list))
+        .add("GET /v1/generations/{id}", run().and(get()).and(call()).then(generations::get))
+        .add(
+            "POST /v1/generations/{id}/cancel",
+            run_act("cancel").and(post()).and(call()).then(generations::cancel),
+        )
+        .add(
+            "POST /v1/generations/{id}/activate",
+            run_act("activate").and(post()).and(call()).then(generations::activate),
+        )
+        .add(
+            "GET /v1/generations/{id}/compare",
+            run_act("compare").and(get()).and(call()).then(generations::compare),
+        )
+        .add(
+            "GET /v1/recordings/{id}/generations",
+            of_recording("generations").and(get()).and(call()).then(compare::list),
+        )
+        .add(
+            "GET /v1/recordings/{id}/compare",
+            of_recording("compare").and(get()).and(call()).then(compare::compare),
+        )
+        .add(
+            "POST /v1/recordings/{id}/cancel",
+            of_recording("cancel").and(post()).and(call()).then(compare::cancel),
+        )
+        .add(
+            "POST /v1/recordings/{id}/generations/{generation}/activate",
+            generation_act("activate").and(post()).and(call()).then(compare::activate),
+        )
+        .add(
+            "POST /v1/recordings/{id}/generations/{generation}/cancel",
+            generation_act("cancel").and(post()).and(call()).then(compare::cancel_one),
+        )
         .add(
             "GET /v1/search",
             api().and(path!("v1" / "search")).and(get()).and(call()).then(transcripts::search),
@@ -157,7 +206,7 @@ fn methods<'a>(names: &'a [&'static str], path: &'a str) -> impl Iterator<Item =
     let fits = |pattern: &str| {
         let (pattern, path) = (pattern.split('/'), path.split('/'));
         pattern.clone().count() == path.clone().count()
-            && pattern.zip(path).all(|(pattern, part)| pattern == "{id}" || pattern == part)
+            && pattern.zip(path).all(|(pattern, part)| pattern.starts_with('{') || pattern == part)
     };
     names.iter().filter_map(move |name| {
         name.split_once(' ').filter(|(_, pattern)| fits(pattern)).map(|(method, _)| method)

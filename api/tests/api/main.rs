@@ -5,6 +5,7 @@ mod support;
 
 mod auth;
 mod drops;
+mod generations;
 mod limits;
 mod openai;
 mod openapi;

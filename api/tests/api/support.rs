@@ -162,6 +162,11 @@ impl World {
         self.request("GET", path).key(key).send().await
     }
 
+    /// Sends a POST with a body, or with an empty one.
+    pub async fn post(&self, path: &str, body: &str) -> Reply {
+        self.request("POST", path).header("content-type", "application/json").body(body).send().await
+    }
+
     /// Sends a form of text fields and the file `talk.wav`.
     pub async fn post_form(&self, path: &str, file: &[u8], fields: &[(&str, &str)]) -> Reply {
         self.request("POST", path).form(file, fields).send().await
@@ -319,6 +324,36 @@ impl World {
             self.transcribe(&admitted, index as u32, text).await;
         }
         admitted
+    }
+
+    /// Does what a run and the stages do: a further generation, complete where there are texts.
+    pub async fn another_generation(
+        &self,
+        admitted: &Envelope,
+        generation: u32,
+        activation: Activation,
+        texts: &[&str],
+    ) {
+        let first = match &admitted.event {
+            Event::RecordingAdmitted(first) => first.clone(),
+            other => panic!("{other:?}"),
+        };
+        let (name, audio, lane) = (first.name, first.audio, Lane::Replay);
+        let settings = Settings {
+            model: ModelRef { name: "base".to_owned(), sha256: "5a".to_owned() },
+            ..first.settings
+        };
+        let event = TranscriptionRequested { name, audio, settings, lane, activation };
+        let cause = Envelope { event_id: Uuid::new_v4().into(), generation, ..admitted.clone() };
+        let requested = cause.follow(event.into(), "", now());
+        self.apply(&requested).await;
+        if texts.is_empty() {
+            return;
+        }
+        self.decode(&requested, texts.len() as u32).await;
+        for (index, text) in texts.iter().enumerate() {
+            self.transcribe(&requested, index as u32, text).await;
+        }
     }
 
     async fn apply(&self, envelope: &Envelope) {
