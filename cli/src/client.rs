@@ -289,6 +289,14 @@ impl Client {
         self.read(self.send(self.request(Method::GET, path, query)).await?).await
     }
 
+    /// What a POST of JSON gives, as a value.
+    ///
+    /// # Errors
+    /// As the API says.
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &serde_json::Value) -> Result<T, Error> {
+        self.read(self.send(self.request(Method::POST, path, &[]).json(body)).await?).await
+    }
+
     /// What a GET gives, as it comes.
     ///
     /// # Errors
@@ -372,7 +380,7 @@ struct ToldFields {
 }
 
 /// The path of a recording; an id that is none cannot lead elsewhere.
-fn recording_path(id: &str) -> String {
+pub fn recording_path(id: &str) -> String {
     let id: String = url::form_urlencoded::byte_serialize(id.as_bytes()).collect();
     format!("/v1/recordings/{id}")
 }

@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::config::Config;
-use crate::{down, drop, get, keys, list, models, search, status, transcribe, up};
+use crate::{cancel, compare, down, drop, get, keys, list, models, replay, search, status, transcribe, up};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -28,6 +28,7 @@ With the service:
   voiceforge drop talk.mp3 --wait             hand audio in and print its transcript
   voiceforge drop ~/recordings                hand in a folder; run it again to go on
   voiceforge search \"budget OR forecast\"      find it again
+  voiceforge replay --all --model base        transcribe everything again with another model
 
 `voiceforge help COMMAND` explains each with examples. Exit codes: 0 all right, 1 it failed, \
 2 the command line is wrong.";
@@ -45,6 +46,12 @@ pub enum Command {
     List(list::Arguments),
     /// Search what was said
     Search(search::Arguments),
+    /// Transcribe recordings again, with another model or other settings
+    Replay(replay::Arguments),
+    /// Tell how two transcriptions differ
+    Compare(compare::Arguments),
+    /// Stop a transcription that is under way
+    Cancel(cancel::Arguments),
     /// Start the whole service on this machine, private to one folder
     Up(up::Arguments),
     /// Stop what `up` started
@@ -75,6 +82,9 @@ pub fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
             Command::Get(arguments) => get::run(arguments, &config).await,
             Command::List(arguments) => list::run(arguments, &config).await,
             Command::Search(arguments) => search::run(arguments, &config).await,
+            Command::Replay(arguments) => replay::run(arguments, &config).await,
+            Command::Compare(arguments) => compare::run(arguments, &config).await,
+            Command::Cancel(arguments) => cancel::run(arguments, &config).await,
             Command::Up(arguments) => up::run(arguments, &config).await,
             Command::Down(arguments) => down::run(arguments, &config).await,
             Command::Status(arguments) => status::run(arguments, &config).await,

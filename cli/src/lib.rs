@@ -1,15 +1,17 @@
 //! What the command `voiceforge` is made of.
 //!
 //! - [`command`]: what can be typed; then one file for each command: [`up`], [`down`], [`status`], [`drop`], [`get`],
-//!   [`list`], [`search`], [`keys`], [`transcribe`], [`models`].
+//!   [`list`], [`search`], [`replay`], [`compare`], [`cancel`], [`keys`], [`transcribe`], [`models`].
 //! - [`config`]: what the environment says; [`wishes`]: the options that several commands share.
 //! - [`client`]: the HTTP API as it is seen from here.
 //! - [`stack`]: a whole deployment on this machine, private to one folder.
 //! - [`local`]: the stages in this process, without any server.
 //! - [`input`], [`out`] and [`progress`]: where audio is read, results are written, and progress is shown.
 
+pub mod cancel;
 pub mod client;
 pub mod command;
+pub mod compare;
 pub mod config;
 pub mod down;
 pub mod drop;
@@ -21,6 +23,7 @@ pub mod local;
 pub mod models;
 pub mod out;
 pub mod progress;
+pub mod replay;
 pub mod search;
 pub mod stack;
 pub mod status;

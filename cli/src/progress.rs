@@ -113,7 +113,8 @@ impl Meter {
         }
     }
 
-    fn show(&self, activity: &str, share: f64, text: &str) {
+    /// Shows any activity, how much of it is done, and a text about it.
+    pub fn show(&self, activity: &str, share: f64, text: &str) {
         if let Some(bar) = &self.bar {
             bar.set_position((share.clamp(0.0, 1.0) * STEPS as f64) as u64);
             bar.set_message(text.to_owned());

@@ -3,6 +3,7 @@ use clap::{CommandFactory, Parser};
 use expect_test::expect_file;
 
 use super::{Arguments, Command};
+use crate::replay;
 use crate::wishes::{Lane, Shape};
 
 /// The help of one command, as it looks a hundred columns wide.
@@ -23,6 +24,9 @@ fn every_help_teaches_by_example() {
     expect_file!["help/get.txt"].assert_eq(&help(&["get"]));
     expect_file!["help/list.txt"].assert_eq(&help(&["list"]));
     expect_file!["help/search.txt"].assert_eq(&help(&["search"]));
+    expect_file!["help/replay.txt"].assert_eq(&help(&["replay"]));
+    expect_file!["help/compare.txt"].assert_eq(&help(&["compare"]));
+    expect_file!["help/cancel.txt"].assert_eq(&help(&["cancel"]));
     expect_file!["help/up.txt"].assert_eq(&help(&["up"]));
     expect_file!["help/down.txt"].assert_eq(&help(&["down"]));
     expect_file!["help/status.txt"].assert_eq(&help(&["status"]));
@@ -64,6 +68,16 @@ fn what_is_typed_is_understood() {
         [("language", "de"), ("task", "translate")].map(|(a, b)| (a.to_owned(), b.to_owned()))
     );
 
+    let Ok(Command::Replay(replay)) =
+        parse("replay --made-by tiny.en --id a --id b --temperature 0,0.4 --wait")
+    else {
+        panic!("replay is a command");
+    };
+    assert_eq!((replay.id.len(), replay.temperature.as_slice(), replay.wait), (2, &[0.0, 0.4][..], true));
+    let Ok(Command::Replay(watch)) = parse("replay --run 7") else { panic!("a run can be watched") };
+    assert_eq!(watch.run.as_deref(), Some("7"));
+    assert!(matches!(parse("replay cancel 7"), Ok(Command::Replay(replay::Arguments { act: Some(_), .. }))));
+
     let Ok(Command::Drop(raw)) = parse("drop - --redis redis://127.0.0.1 --tenant acme") else {
         panic!("a tenant goes with the queue");
     };
@@ -84,6 +98,13 @@ fn what_makes_no_sense_is_refused() {
         ("list --status odd", ErrorKind::ValueValidation),
         ("search", ErrorKind::MissingRequiredArgument),
         ("keys revoke 7", ErrorKind::ValueValidation),
+        ("replay --model base", ErrorKind::MissingRequiredArgument),
+        ("replay --all --since x", ErrorKind::ArgumentConflict),
+        ("replay --run x --all", ErrorKind::ArgumentConflict),
+        ("replay show", ErrorKind::MissingRequiredArgument),
+        ("compare", ErrorKind::MissingRequiredArgument),
+        ("compare id --run x", ErrorKind::ArgumentConflict),
+        ("cancel", ErrorKind::MissingRequiredArgument),
         ("models pull", ErrorKind::MissingRequiredArgument),
         ("up --port 70000", ErrorKind::ValueValidation),
         ("sing", ErrorKind::InvalidSubcommand),
