@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod faults;
+mod replay;
 mod use_it;
 
 use std::time::Duration;
