@@ -4,6 +4,7 @@ mod accuracy;
 mod first_transcript;
 mod hop;
 mod machine;
+mod replay_latency;
 
 use std::process::ExitCode;
 
@@ -14,6 +15,7 @@ measurements:
   cargo xtask bench accuracy           word errors beside faster-whisper's, same weights, options and windows
   cargo xtask bench first-transcript   time from a fresh clone to the demo's transcript, and of a second run
   cargo xtask bench hop                events a second through one stage, beside Celery; segments of speech
+  cargo xtask bench replay-latency     drop to transcript, alone and while recordings are transcribed again
 ";
 
 /// Runs the one that is named; without a name, says which there are.
@@ -26,6 +28,7 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
         ["accuracy"] => accuracy::run(),
         ["first-transcript"] => first_transcript::run(),
         ["hop"] => hop::run(),
+        ["replay-latency"] => replay_latency::run(),
         [other, ..] => bail!("there is no measurement `{other}`\n\n{HELP}"),
     }
 }

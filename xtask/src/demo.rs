@@ -1,16 +1,13 @@
 //! Everything on this machine, from nothing to a transcript.
 
-use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::mpsc::RecvTimeoutError;
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
-use servers::process::Signal;
 
 use crate::setup::ForDemo;
+use crate::up::{Up, voiceforge};
 use crate::{cargo, say, setup, stop};
 
 mod words;
@@ -39,7 +36,7 @@ pub fn run(until: Until) -> Result<ExitCode> {
     cargo::run(&build)?;
 
     say::title("starting Redis, PostgreSQL and the stages");
-    let mut up = Up::start(&needed)?;
+    let mut up = Up::start(&data(), &needed.models, &needed.postgres)?;
     say::note(format_args!("ready at {}", up.url));
 
     say::title(format_args!("transcribing {}", needed.clip.wav.display()));
@@ -55,7 +52,7 @@ pub fn run(until: Until) -> Result<ExitCode> {
             );
             println!("    voiceforge drop FILE --wait      voiceforge search WORDS      voiceforge --help\n");
             say::note("running until Ctrl-C");
-            while !stop::asked() && up.child.try_wait()?.is_none() {
+            while !stop::asked() && up.is_running()? {
                 std::thread::sleep(Duration::from_millis(100));
             }
         }
@@ -108,79 +105,6 @@ fn transcribe(needed: &ForDemo, url: &str, begun: Instant) -> Result<usize> {
         ));
     }
     Ok(errors)
-}
-
-/// `voiceforge up` in the background.
-struct Up {
-    child: Child,
-    url: String,
-}
-
-impl Up {
-    fn start(needed: &ForDemo) -> Result<Up> {
-        let mut up = Command::new(voiceforge());
-        up.args(["up", "--data"]).arg(data()).arg("--models").arg(&needed.models);
-        up.env("VOICEFORGE_POSTGRES_BIN", &needed.postgres);
-        // Its own group: Ctrl-C comes to this program, which stops it in order.
-        up.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
-        let mut child = up.spawn().context("run voiceforge up")?;
-        let stdout = child.stdout.take().context("read what voiceforge up says")?;
-        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
-        let (tell, told) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            if let Some(url) =
-                lines.find_map(|line| line.strip_prefix("ready ").map(|url| url.trim().to_owned()))
-            {
-                let _ = tell.send(url);
-            }
-            // What it says later is read and dropped, so that it never blocks on a full pipe.
-            lines.for_each(drop);
-        });
-        let mut up = Up { child, url: String::new() };
-        loop {
-            match told.recv_timeout(Duration::from_millis(100)) {
-                Ok(url) => {
-                    up.url = url;
-                    return Ok(up);
-                }
-                Err(RecvTimeoutError::Timeout) if stop::asked() => bail!("stopped before it was ready"),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
-                    let status = up.child.wait()?;
-                    let logs = data().join("logs");
-                    bail!(
-                        "`voiceforge up` ended ({status}) before it was ready; the logs are in {}",
-                        logs.display()
-                    )
-                }
-            }
-        }
-    }
-
-    fn stop(&mut self) -> Result<()> {
-        servers::Identity::of(self.child.id()).signal(Signal::SIGTERM);
-        let status = self.child.wait()?;
-        if !status.success() {
-            bail!(
-                "`voiceforge up` did not end well ({status}); the logs are in {}",
-                data().join("logs").display()
-            );
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Up {
-    fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            servers::Identity::of(self.child.id()).signal(Signal::SIGTERM);
-            let _ = self.child.wait();
-        }
-    }
-}
-
-fn voiceforge() -> std::path::PathBuf {
-    cargo::programs().join("voiceforge")
 }
 
 fn data() -> std::path::PathBuf {

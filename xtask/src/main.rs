@@ -9,6 +9,7 @@ mod services;
 mod setup;
 mod stop;
 mod test;
+mod up;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
