@@ -12,7 +12,7 @@ use crate::client::{Client, recording_path};
 use crate::config::Config;
 use crate::replay::run_path;
 use crate::wishes::Server;
-use crate::{list, out};
+use crate::out;
 
 /// What to compare.
 #[derive(Debug, Args)]
@@ -32,7 +32,7 @@ pub struct Arguments {
     pub run: Option<String>,
     /// How many recordings of the run at most
     #[arg(long, value_name = "N", default_value_t = 20, requires = "run")]
-    pub limit: usize,
+    pub limit: u32,
     /// Write JSON: all words of a recording, or a line for each recording of the run
     #[arg(long)]
     pub json: bool,
@@ -90,7 +90,7 @@ async fn compare_recording(client: &Client, id: &str, arguments: &Arguments) -> 
 }
 
 async fn compare_run(client: &Client, run: &str, arguments: &Arguments) -> anyhow::Result<()> {
-    let items = list::pages(client, &format!("{}/compare", run_path(run)), &[], arguments.limit).await?;
+    let items = client.pages(&format!("{}/compare", run_path(run)), &[], arguments.limit).await?;
     if items.is_empty() && !arguments.json {
         eprintln!("nothing of this run is complete yet");
     }

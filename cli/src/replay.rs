@@ -13,7 +13,7 @@ use crate::client::Client;
 use crate::config::Config;
 use crate::progress::{Progress, clock};
 use crate::wishes::{Server, Wishes};
-use crate::{list, out};
+use crate::out;
 
 /// Which recordings and how.
 #[derive(Debug, Args)]
@@ -106,7 +106,7 @@ pub enum Act {
 pub struct Ls {
     /// How many at most
     #[arg(long, value_name = "N", default_value_t = 20)]
-    pub limit: usize,
+    pub limit: u32,
     /// Write a line of JSON for each
     #[arg(long)]
     pub json: bool,
@@ -351,7 +351,7 @@ fn tell(told: &Value, as_json: bool) -> anyhow::Result<()> {
 
 async fn list_runs(ls: Ls, config: &Config) -> anyhow::Result<ExitCode> {
     let client = Client::new(&ls.server, config)?;
-    let items = list::pages(&client, "/v1/generations", &[], ls.limit).await?;
+    let items = client.pages("/v1/generations", &[], ls.limit).await?;
     if ls.json {
         for item in &items {
             out::line(&item.to_string())?;

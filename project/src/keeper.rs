@@ -5,6 +5,7 @@ use std::time::Duration;
 use service::store::AudioStore;
 use streams::SharedLog;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 use views::Views;
 
 use crate::config::KeeperConfig;
@@ -29,7 +30,8 @@ pub struct Keeper {
 impl Keeper {
     /// Makes a keeper with a name of its own.
     pub fn new(log: SharedLog, views: Views, store: AudioStore, config: KeeperConfig) -> Keeper {
-        let name = format!("keeper:{}", std::process::id());
+        // Process ids repeat: in containers they are all 1.
+        let name = format!("keeper:{}", Uuid::new_v4());
         let options = runs::Options {
             every: config.runs_every,
             ahead: config.replay_ahead,

@@ -345,7 +345,7 @@ impl World {
         };
         let event = TranscriptionRequested { name, audio, settings, lane, activation };
         let cause = Envelope { event_id: Uuid::new_v4().into(), generation, ..admitted.clone() };
-        let requested = cause.follow(event.into(), "", now());
+        let requested = cause.follow(event.into(), now());
         self.apply(&requested).await;
         if texts.is_empty() {
             return;

@@ -65,7 +65,8 @@ async fn watch(
             bail!("the run did not get there: {run}");
         }
         meanwhile().await?;
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        // Well below the rate that one caller may ask at, with what is done meanwhile.
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
