@@ -55,7 +55,8 @@ def main():
     with app.producer_pool.acquire() as producer:
         for _ in range(count):
             noop.apply_async(producer=producer)
-    command = [sys.executable, "-m", "celery", "-A", "celery_noop", "worker", "--pool", pool, "--concurrency", "1"]
+    command = [sys.executable, "-W", "ignore", "-m", "celery", "-A", "celery_noop", "worker"]
+    command += ["--pool", pool, "--concurrency", "1"]
     command += ["--loglevel", "error", "--without-gossip", "--without-mingle", "--without-heartbeat"]
     folder = os.path.dirname(os.path.abspath(__file__))
     environment = {**os.environ, "CELERY_NOOP_BROKER": url}

@@ -54,15 +54,20 @@ impl Commits {
     }
 }
 
-/// Takes the queue away if its worker ends before it is done, with the runtime it runs on: those who wait hear of it.
+/// Who sends the commits of one stream and group until none waits.
 struct AtWork {
     log: RedisLog,
     key: (Source, String),
+    /// Whether the queue is somebody else's by now, or nobody's.
+    over: bool,
 }
 
 impl Drop for AtWork {
+    /// Takes the queue away if the work ends before it is done, with its runtime: those who wait hear of it.
     fn drop(&mut self) {
-        self.log.commits.lock().remove(&self.key);
+        if !self.over {
+            self.log.commits.lock().remove(&self.key);
+        }
     }
 }
 
@@ -71,7 +76,7 @@ impl RedisLog {
         let key = (commit.source, commit.group.clone());
         let (answer, answered) = oneshot::channel();
         if self.commits.add(&key, Waiting { commit: commit.clone(), answer }) {
-            tokio::spawn(AtWork { log: self.clone(), key }.work());
+            tokio::spawn(AtWork { log: self.clone(), key, over: false }.work());
         }
         let gone = |_| Error::Unavailable { action: "commit", source: "the program is ending".into() };
         answered.await.map_err(gone)?
@@ -103,7 +108,7 @@ impl RedisLog {
 }
 
 impl AtWork {
-    async fn work(self) {
+    async fn work(mut self) {
         while let Some(waiting) = self.log.commits.take(&self.key) {
             let commits: Vec<&Commit> = waiting.iter().map(|waiting| &waiting.commit).collect();
             let together = self.log.commit_together(&commits).await;
@@ -124,6 +129,7 @@ impl AtWork {
                 let _ = waiting.answer.send(outcome);
             }
         }
+        self.over = true;
     }
 }
 

@@ -40,7 +40,12 @@ impl RedisLog {
             invocation.arg(&emit.group).arg(&emit.id).arg(&emit.identity).arg(&emit.expected).arg(&emit.next);
             let Message { event_id, json, ms, bytes } = &emit.message;
             invocation.arg(event_id).arg(json).arg(ms).arg(bytes);
-            let outcome: String = self.script(ACTION, &invocation).await?;
+            let outcome: Result<String, Error> = self.script(ACTION, &invocation).await;
+            if let Err(Error::Full { .. }) = outcome {
+                // What waits for room must not take it.
+                self.run::<u64>(ACTION, redis::cmd("DEL").arg(&ahead)).await?;
+            }
+            let outcome = outcome?;
             return Ok(match outcome.as_str() {
                 "done" => Emitted::Done,
                 "repeated" => Emitted::Repeated,

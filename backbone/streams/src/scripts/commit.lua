@@ -60,14 +60,16 @@ for commit = 1, tonumber(ARGV[4]) do
     if facts > 0 then
       local seq = redis.call('INCRBY', KEYS[5], facts) - facts
       for i = 1, facts do
-        redis.call('XADD', KEYS[4], '*', 'seq', string.format('%.0f', seq + i), 'event_id', ARGV[value], 'event', ARGV[value + 1])
+        local place = string.format('%.0f', seq + i)
+        redis.call('XADD', KEYS[4], '*', 'seq', place, 'event_id', ARGV[value], 'event', ARGV[value + 1])
         value = value + 2
       end
     end
     for i = queues, queues + 2 * outputs - 1, 2 do
-      redis.call('XADD', KEYS[i], '*', 'event_id', ARGV[value], 'event', ARGV[value + 1], 'ms', ARGV[value + 2], 'bytes', ARGV[value + 3])
-      weigh(KEYS[i + 1], 'ms', tonumber(ARGV[value + 2]))
-      weigh(KEYS[i + 1], 'bytes', tonumber(ARGV[value + 3]))
+      local ms, bytes = ARGV[value + 2], ARGV[value + 3]
+      redis.call('XADD', KEYS[i], '*', 'event_id', ARGV[value], 'event', ARGV[value + 1], 'ms', ms, 'bytes', bytes)
+      weigh(KEYS[i + 1], 'ms', tonumber(ms))
+      weigh(KEYS[i + 1], 'bytes', tonumber(bytes))
       value = value + 4
     end
     if dead > 0 then

@@ -13,8 +13,9 @@ for _ = 1, tonumber(ARGV[2]) do
   at = at + 2
 end
 if ARGV[3] == '1' then
-  redis.call('XADD', KEYS[6], '*', 'event_id', ARGV[at], 'event', ARGV[at + 1], 'ms', ARGV[at + 2], 'bytes', ARGV[at + 3])
-  redis.call('HINCRBY', KEYS[7], 'ms', ARGV[at + 2])
-  redis.call('HINCRBY', KEYS[7], 'bytes', ARGV[at + 3])
+  local ms, bytes = ARGV[at + 2], ARGV[at + 3]
+  redis.call('XADD', KEYS[6], '*', 'event_id', ARGV[at], 'event', ARGV[at + 1], 'ms', ms, 'bytes', bytes)
+  redis.call('HINCRBY', KEYS[7], 'ms', ms)
+  redis.call('HINCRBY', KEYS[7], 'bytes', bytes)
 end
 return 1

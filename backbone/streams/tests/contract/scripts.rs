@@ -171,7 +171,7 @@ mod speech {
         let emit = emit_of(&entry, &work, 0);
         for expected in [Emitted::Done, Emitted::Repeated] {
             assert_eq!(bench.log.emit(&emit).await.unwrap(), expected);
-            assert_eq!(keys_with(&bench, ":pcm:"), [emit.speech_key.clone()]);
+            assert_eq!(keys_with(&bench, ":pcm:"), std::slice::from_ref(&emit.speech_key));
             assert_eq!(bench.server().ask::<i64>(&["TTL", &emit.speech_key]), -1);
         }
         bench.mark_deleted(work.recording).await;
