@@ -19,6 +19,9 @@ use crate::log::*;
 use crate::survey::Survey;
 
 mod acts;
+mod reading;
+
+use reading::MemoryReader;
 
 /// A log in memory. Clones share it.
 #[derive(Clone)]
@@ -96,28 +99,6 @@ impl MemoryLog {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every operation either panics before it writes or leaves the state whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take_new(
-        &self,
-        group: &str,
-        consumer: &str,
-        source: Source,
-        count: usize,
-    ) -> Result<Vec<Entry>, Error> {
-        let mut state = self.lock();
-        let stream = state.stream_with_group(group, source, "take stream entries")?;
-        let Stream { entries, groups, .. } = stream;
-        let group = groups.get_mut(group).expect("stream_with_group() found it");
-        let mut taken = Vec::new();
-        for (&id, fields) in entries.range(group.delivered + 1..).take(count) {
-            group.delivered = id;
-            let pending =
-                Pending { owner: consumer.to_owned(), renewed: Some(Instant::now()), deliveries: 1 };
-            group.pending.insert(id, pending);
-            taken.push(entry(source, id, fields.clone(), 1, 0));
-        }
-        Ok(taken)
     }
 }
 
@@ -212,32 +193,6 @@ fn number(id: &str) -> u64 {
     id.split('-').next().and_then(|ms| ms.parse().ok()).unwrap_or(0)
 }
 
-struct MemoryReader {
-    log: MemoryLog,
-    group: String,
-    consumer: String,
-}
-
-#[async_trait]
-impl Reader for MemoryReader {
-    async fn read(&mut self, sources: &[Source], count: usize, block: Duration) -> Result<Vec<Entry>, Error> {
-        let until = Instant::now() + block;
-        loop {
-            let appended = self.log.appended.notified();
-            tokio::pin!(appended);
-            // Registered before the look, so that an append between look and wait still wakes us.
-            appended.as_mut().enable();
-            let mut entries = Vec::new();
-            for &source in sources {
-                entries.extend(self.log.take_new(&self.group, &self.consumer, source, count)?);
-            }
-            if !entries.is_empty() || tokio::time::timeout_at(until, appended).await.is_err() {
-                return Ok(entries);
-            }
-        }
-    }
-}
-
 #[async_trait]
 impl Log for MemoryLog {
     fn shards(&self) -> u16 {
@@ -273,33 +228,11 @@ impl Log for MemoryLog {
     }
 
     async fn own_pending(&self, group: &str, consumer: &str, source: Source) -> Result<Vec<Entry>, Error> {
-        let mut state = self.lock();
-        let attempts = state.attempts.get(&source.attempts(group)).cloned().unwrap_or_default();
-        let stream = state.stream_with_group(group, source, "read own history")?;
-        let Stream { entries, groups, .. } = stream;
-        let group = groups.get_mut(group).expect("stream_with_group() found it");
-        let mine = group.pending.iter_mut().filter(|(_, pending)| pending.owner == consumer);
-        Ok(mine
-            .map(|(&id, pending)| {
-                pending.deliveries += 1;
-                pending.renewed = Some(Instant::now());
-                let mut own = entry(source, id, entries.get(&id).cloned().unwrap_or_default(), 1, 0);
-                own.attempts = attempts.get(own.attempts_field()).map_or(0, |(attempts, _)| *attempts);
-                own
-            })
-            .collect())
+        MemoryLog::own_pending(self, group, consumer, source)
     }
 
     async fn unsettled(&self, group: &str, consumer: &str, sources: &[Source]) -> Result<Vec<Source>, Error> {
-        let mut state = self.lock();
-        let mut unsettled = Vec::new();
-        for &source in sources {
-            let stream = state.stream_with_group(group, source, "look for work to claim")?;
-            if stream.groups[group].pending.values().any(|pending| pending.owner != consumer) {
-                unsettled.push(source);
-            }
-        }
-        Ok(unsettled)
+        MemoryLog::unsettled(self, group, consumer, sources)
     }
 
     async fn claim(
@@ -310,46 +243,7 @@ impl Log for MemoryLog {
         lease: Duration,
         count: usize,
     ) -> Result<Claimed, Error> {
-        let mut state = self.lock();
-        let attempts = state.attempts.get(&source.attempts(group)).cloned().unwrap_or_default();
-        let stream = state.stream_with_group(group, source, "claim stream entries")?;
-        let Stream { entries, groups, .. } = stream;
-        let group = groups.get_mut(group).expect("stream_with_group() found it");
-        let now = Instant::now();
-        let mut claimed = Claimed::default();
-        let mut gone = Vec::new();
-        // First what silent workers left, then retries that are due.
-        for is_retry in [false, true] {
-            for (&id, pending) in &mut group.pending {
-                let silent = pending.renewed.is_none_or(|renewed| now - renewed >= lease);
-                let wanted = match (is_retry, pending.owner == "retry") {
-                    (false, false) => pending.owner != consumer && silent,
-                    (is_retry, of_retry) => is_retry && of_retry,
-                };
-                if claimed.entries.len() >= count || !wanted {
-                    continue;
-                }
-                let Some(fields) = entries.get(&id) else {
-                    gone.push(id);
-                    continue;
-                };
-                let mut taken = entry(source, id, fields.clone(), pending.deliveries + 1, 0);
-                let kept = attempts.get(taken.attempts_field());
-                if is_retry && kept.is_some_and(|(_, due)| *due > now) {
-                    continue;
-                }
-                taken.attempts = kept.map_or(0, |(attempts, _)| *attempts);
-                consumer.clone_into(&mut pending.owner);
-                pending.renewed = Some(now);
-                pending.deliveries += 1;
-                claimed.entries.push(taken);
-            }
-        }
-        for id in gone {
-            group.pending.remove(&id);
-            claimed.lost.push(format!("{id}-0"));
-        }
-        Ok(claimed)
+        MemoryLog::claim(self, group, consumer, source, lease, count)
     }
 
     async fn heartbeat(
@@ -359,17 +253,7 @@ impl Log for MemoryLog {
         source: Source,
         ids: &[String],
     ) -> Result<Vec<bool>, Error> {
-        let mut state = self.lock();
-        let stream = state.stream_with_group(group, source, "renew leases")?;
-        let group = stream.groups.get_mut(group).expect("stream_with_group() found it");
-        let renew = |id: &String| match group.pending.get_mut(&number(id)) {
-            Some(pending) if pending.owner == consumer => {
-                pending.renewed = Some(Instant::now());
-                true
-            }
-            _ => false,
-        };
-        Ok(ids.iter().map(renew).collect())
+        MemoryLog::heartbeat(self, group, consumer, source, ids)
     }
 
     async fn hand_back(
@@ -379,17 +263,7 @@ impl Log for MemoryLog {
         source: Source,
         ids: &[String],
     ) -> Result<(), Error> {
-        let mut state = self.lock();
-        let stream = state.stream_with_group(group, source, "hand work back")?;
-        let group = stream.groups.get_mut(group).expect("stream_with_group() found it");
-        for id in ids {
-            if let Some(pending) = group.pending.get_mut(&number(id)).filter(|p| p.owner == consumer) {
-                "handoff".clone_into(&mut pending.owner);
-                pending.renewed = None;
-                pending.deliveries = pending.deliveries.saturating_sub(1);
-            }
-        }
-        Ok(())
+        MemoryLog::hand_back(self, group, consumer, source, ids)
     }
 
     async fn retry(
@@ -400,21 +274,7 @@ impl Log for MemoryLog {
         attempts: u32,
         delay: Duration,
     ) -> Result<bool, Error> {
-        let mut state = self.lock();
-        let stream = state.stream_with_group(group, entry.source, "put an entry off")?;
-        let pending = stream
-            .groups
-            .get_mut(group)
-            .expect("stream_with_group() found it")
-            .pending
-            .get_mut(&number(&entry.id));
-        let Some(pending) = pending.filter(|pending| pending.owner == consumer) else { return Ok(false) };
-        "retry".clone_into(&mut pending.owner);
-        pending.renewed = Some(Instant::now());
-        pending.deliveries = 0;
-        let kept = state.attempts.entry(entry.source.attempts(group)).or_default();
-        kept.insert(entry.attempts_field().to_owned(), (attempts, Instant::now() + delay));
-        Ok(true)
+        MemoryLog::retry(self, group, consumer, entry, attempts, delay)
     }
 
     async fn leave(&self, _group: &str, _consumer: &str, _sources: &[Source]) -> Result<(), Error> {

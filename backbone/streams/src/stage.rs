@@ -9,32 +9,28 @@
 //! reads its own history after every read error, pauses lanes under pressure, and on shutdown returns once the work
 //! in hand is committed or handed back.
 
-use std::collections::VecDeque;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use events::{Cause, Decoded, Lane, Shard};
-use futures::FutureExt;
-use tokio::task::JoinSet;
-use tokio::time::Instant;
+use events::{Cause, Lane, Shard};
 use tokio_util::sync::CancellationToken;
 
 use crate::keys::{Queue, Source};
-use crate::lanes::Turns;
-use crate::log::{Entry, Error, Reader, SharedLog};
-use crate::{failpoint, metrics, pressure};
+use crate::log::{Error, SharedLog};
+use crate::pressure;
 
 mod delivery;
 mod hand;
 mod heart;
+mod intake;
 mod watch;
 
 pub use delivery::{Delivery, Ended, Outputs, Part};
 
 use delivery::Context;
 use hand::Hand;
+use intake::Intake;
 use watch::Pauses;
 
 /// What a program does with its deliveries.
@@ -158,20 +154,7 @@ pub async fn run<S: Stage>(
         runtime: tokio::runtime::Handle::current(),
     });
     tracing::info!(stage = options.name, worker = options.worker, shards = log.shards(), "reading");
-    let mut intake = Intake {
-        waiting: JoinSet::new(),
-        readers: readers.iter().map(|_| None).collect(),
-        idle: vec![true; readers.len()],
-        shard_sources: readers,
-        sources: sources.clone(),
-        surplus: VecDeque::new(),
-        turns: Turns::default(),
-        rotation: 0,
-        next_claim: Instant::now(),
-        history_due: true,
-        look: true,
-        context: Arc::clone(&context),
-    };
+    let mut intake = Intake::new(readers, sources.clone(), Arc::clone(&context));
     let out_of_patience = async {
         shutdown.cancelled().await;
         tokio::time::sleep(options.block + GIVE_UP_ON_REDIS).await;
@@ -217,317 +200,3 @@ pub async fn run<S: Stage>(
 
 /// How long a program that stops waits for a Redis that does not answer, each time it needs one.
 const GIVE_UP_ON_REDIS: Duration = Duration::from_secs(2);
-
-/// How long a reader rests after an error, so that a server that refuses at once is not asked in a spin.
-const READ_PAUSE: Duration = Duration::from_millis(200);
-
-/// A blocked read that ended: the number of its reader, the reader, and what it read.
-type Blocked = (usize, Box<dyn Reader>, Result<Vec<Entry>, Error>);
-
-/// The reading half of the loop.
-struct Intake {
-    context: Arc<Context>,
-    /// The sources of each blocking reader.
-    shard_sources: Vec<Vec<Source>>,
-    sources: Vec<Source>,
-    readers: Vec<Option<Box<dyn Reader>>>,
-    /// Readers that are not blocked in a read now.
-    idle: Vec<bool>,
-    /// Blocked reads. They are never dropped half way, because an entry assigned to a dropped read is seen by nobody.
-    waiting: JoinSet<Blocked>,
-    /// Entries that are ours and wait for a free slot.
-    surplus: VecDeque<Entry>,
-    turns: Turns,
-    rotation: usize,
-    next_claim: Instant,
-    /// After a start or a lost reply there may be entries of ours that we never saw.
-    history_due: bool,
-    /// Whether something may stand in the streams that no blocked reader would bring. While all is quiet nothing
-    /// does, and an idle worker asks for nothing.
-    look: bool,
-}
-
-impl Intake {
-    async fn read_until_shutdown<S: Stage>(&mut self, stage: &Arc<S>, shutdown: &CancellationToken) {
-        while !shutdown.is_cancelled() {
-            while let Some(read) = self.waiting.try_join_next() {
-                self.absorb(read);
-            }
-            let free = stage.slots().saturating_sub(self.context.hand.working());
-            if free == 0 {
-                if !self.surplus.is_empty() {
-                    // Several blocked readers brought more than fits: others may have room for it.
-                    self.give_back_surplus().await;
-                }
-                tokio::select! {
-                    () = self.context.hand.freed() => {}
-                    () = shutdown.cancelled() => {}
-                }
-            } else if !self.surplus.is_empty() {
-                let batch = self.surplus.drain(..free.min(self.surplus.len())).collect();
-                self.deliver(stage, batch).await;
-                self.look = true;
-            } else if let Err(error) = self.fetch(free).await {
-                self.recover(error).await;
-            } else if self.surplus.is_empty() {
-                self.wait(shutdown).await;
-            }
-        }
-    }
-
-    /// Brings what can be had without waiting into the surplus.
-    async fn fetch(&mut self, free: usize) -> Result<(), Error> {
-        let Context { log, options, .. } = &*self.context;
-        if self.history_due {
-            for &source in &self.sources {
-                let entries = log.own_pending(options.name, &options.worker, source).await?;
-                failpoint::reach("history.after");
-                let known: Vec<Entry> = entries.into_iter().filter(|e| !self.context.hand.holds(e)).collect();
-                metrics::delivered(options.name, "history", known.len());
-                self.context.hand.reserve(&known);
-                self.surplus.extend(known);
-            }
-            self.history_due = false;
-        }
-        if self.next_claim <= Instant::now() {
-            let open: Vec<Source> = (0..self.sources.len())
-                .map(|at| self.sources[(at + self.rotation) % self.sources.len()])
-                .filter(|source| !self.context.pauses.is_paused(source.lane()))
-                .collect();
-            for source in log.unsettled(options.name, &options.worker, &open).await? {
-                let room = free.saturating_sub(self.surplus.len());
-                if room == 0 {
-                    break;
-                }
-                let count = count_of(options.inlet, room);
-                let claimed = log.claim(options.name, &options.worker, source, options.lease, count).await?;
-                if !claimed.lost.is_empty() {
-                    metrics::data_gone(options.name, claimed.lost.len());
-                    tracing::error!(stage = options.name, source = source.key(), ids = ?claimed.lost,
-                        "pending entries have no data any more: they were removed by somebody else");
-                }
-                if !claimed.entries.is_empty() {
-                    failpoint::reach("claim.after");
-                }
-                metrics::delivered(options.name, "claimed", claimed.entries.len());
-                self.context.hand.reserve(&claimed.entries);
-                self.surplus.extend(claimed.entries);
-            }
-            self.next_claim =
-                Instant::now() + options.claim_every.mul_f64(0.75 + rand::random::<f64>() / 2.0);
-        }
-        if !self.surplus.is_empty() || !self.look {
-            return Ok(());
-        }
-        let order = self.turns.next_order();
-        self.rotation = self.rotation.wrapping_add(1);
-        let mut wanted = free;
-        for lane in order {
-            if self.context.pauses.is_paused(lane) {
-                continue;
-            }
-            let in_lane: Vec<Source> = self.sources.iter().copied().filter(|s| s.lane() == lane).collect();
-            for at in 0..in_lane.len() {
-                if wanted == 0 {
-                    return Ok(());
-                }
-                let source = in_lane[(at + self.rotation) % in_lane.len()];
-                let count = count_of(options.inlet, wanted);
-                let entries = log.take(options.name, &options.worker, source, count).await?;
-                if !entries.is_empty() {
-                    failpoint::reach("read.after");
-                }
-                wanted = wanted.saturating_sub(entries.len());
-                metrics::delivered(options.name, "taken", entries.len());
-                self.context.hand.reserve(&entries);
-                self.surplus.extend(entries);
-            }
-        }
-        self.look = !self.surplus.is_empty();
-        Ok(())
-    }
-
-    /// Blocks on every shard until something arrives, a claim is due, or shutdown.
-    async fn wait(&mut self, shutdown: &CancellationToken) {
-        let Context { log, options, .. } = &*self.context;
-        for at in 0..self.shard_sources.len() {
-            let sources: Vec<Source> = self.shard_sources[at]
-                .iter()
-                .copied()
-                .filter(|source| !self.context.pauses.is_paused(source.lane()))
-                .collect();
-            if !self.idle[at] || sources.is_empty() {
-                continue;
-            }
-            let reader = match self.readers[at].take() {
-                Some(reader) => Ok(reader),
-                None => log.reader(options.name, &options.worker).await,
-            };
-            let mut reader = match reader {
-                Ok(reader) => reader,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot open a reader");
-                    continue;
-                }
-            };
-            self.idle[at] = false;
-            let block = options.block;
-            self.waiting.spawn(async move {
-                let read = AssertUnwindSafe(reader.read(&sources, 1, block)).catch_unwind().await;
-                let read = read.unwrap_or_else(|_| {
-                    Err(Error::Reply {
-                        action: "read stream entries",
-                        reply: "the reader panicked".to_owned(),
-                    })
-                });
-                if read.is_err() {
-                    tokio::time::sleep(READ_PAUSE).await;
-                }
-                (at, reader, read)
-            });
-        }
-        let pause = tokio::time::sleep_until(self.next_claim.max(Instant::now() + Duration::from_millis(20)));
-        tokio::select! {
-            Some(read) = self.waiting.join_next(), if !self.waiting.is_empty() => self.absorb(read),
-            () = pause => {}
-            () = shutdown.cancelled() => {}
-        }
-    }
-
-    fn absorb(&mut self, read: Result<Blocked, tokio::task::JoinError>) {
-        let Ok((at, reader, read)) = read else {
-            // Cancelled with the runtime: there is nothing left to read for.
-            self.history_due = true;
-            return;
-        };
-        self.readers[at] = Some(reader);
-        self.idle[at] = true;
-        match read {
-            Ok(entries) => {
-                if !entries.is_empty() {
-                    failpoint::reach("read.after");
-                }
-                metrics::delivered(self.context.options.name, "taken", entries.len());
-                self.context.hand.reserve(&entries);
-                self.surplus.extend(entries);
-            }
-            Err(error) => {
-                tracing::warn!(%error, stage = self.context.options.name, "read failed, reading own history next");
-                self.history_due = true;
-            }
-        }
-    }
-
-    async fn recover(&mut self, error: Error) {
-        self.history_due = true;
-        self.look = true;
-        let Context { log, options, .. } = &*self.context;
-        if matches!(error, Error::NoGroup { .. }) {
-            tracing::error!(
-                stage = options.name,
-                "the consumer group is gone (FLUSHALL, DEL or a failover): making it again from the first entry"
-            );
-            if let Err(error) = log.ensure_groups(options.name, &self.sources).await {
-                tracing::error!(%error, "cannot make the consumer group");
-            }
-        } else {
-            tracing::warn!(%error, stage = options.name, "read failed");
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-
-    /// Gives entries to the stage; what cannot be read as an event is answered here.
-    async fn deliver<S: Stage>(&self, stage: &Arc<S>, entries: Vec<Entry>) {
-        let options = &self.context.options;
-        let mut batch = Vec::new();
-        for entry in entries {
-            let deliveries = entry.deliveries;
-            let decoded = match options.inlet {
-                Inlet::Drops => None,
-                _ if entry.fields.is_empty() => None,
-                _ => Some(events::decode(entry.field("event").map_or(&[][..], |json| json))),
-            };
-            let mut delivery = Delivery::new(Arc::clone(&self.context), entry);
-            if delivery.entry().fields.is_empty() {
-                // Its data is gone: the commit says so and acknowledges it.
-                tokio::spawn(delivery.finish(Outputs::default()));
-                continue;
-            }
-            match decoded {
-                None => {}
-                Some(Ok(Decoded::Known(envelope))) => delivery.set_envelope(*envelope),
-                // A fact of a later release is still a fact: the stage archives it without understanding it.
-                Some(Ok(Decoded::UnknownType { kind })) if options.inlet == Inlet::Facts => {
-                    metrics::not_understood(options.name, "unknown_type");
-                    tracing::warn!(kind, "a fact of a type this release does not know");
-                }
-                Some(Ok(Decoded::UnknownType { kind })) => {
-                    metrics::not_understood(options.name, "unknown_type");
-                    let message = format!("work of type {kind:?} is not known to this release");
-                    tokio::spawn(delivery.fail(Cause::new("unknown_event_type", message)));
-                    continue;
-                }
-                Some(Ok(Decoded::NewerVersion { kind, version })) => {
-                    metrics::not_understood(options.name, "newer_version");
-                    tracing::error!(kind, version, "an event of a newer version waits: upgrade this program");
-                    tokio::spawn(delivery.put_off(NEWER_VERSION_PAUSE));
-                    continue;
-                }
-                // Readers of facts must know of every place in the log, also of one that holds nothing.
-                Some(Err(error)) if options.inlet == Inlet::Facts => {
-                    metrics::not_understood(options.name, "malformed");
-                    tracing::error!(%error, "an entry of the log is no event");
-                }
-                Some(Err(error)) => {
-                    metrics::not_understood(options.name, "malformed");
-                    tokio::spawn(delivery.fail(Cause::new("malformed_event", error.to_string())));
-                    continue;
-                }
-            }
-            if deliveries > 2 * u64::from(options.max_attempts) {
-                let message = format!(
-                    "its workers died or went silent {} times while working on it; see their logs",
-                    deliveries - 1
-                );
-                let stage = Arc::clone(stage);
-                tokio::spawn(async move { stage.give_up(delivery, Cause::new("crash_loop", message)).await });
-                continue;
-            }
-            batch.push(delivery);
-        }
-        if !batch.is_empty() {
-            failpoint::reach("work.before");
-            let stage = Arc::clone(stage);
-            tokio::spawn(async move { stage.process(batch).await });
-        }
-    }
-
-    /// Waits for the blocked reads to end and gives everything undelivered back.
-    async fn stop(&mut self) {
-        while let Some(read) = self.waiting.join_next().await {
-            self.absorb(read);
-        }
-        self.give_back_surplus().await;
-    }
-
-    async fn give_back_surplus(&mut self) {
-        // Should nobody else take it, we look for it as soon as there is room.
-        self.next_claim = Instant::now();
-        let Context { log, options, hand, .. } = &*self.context;
-        for entry in self.surplus.drain(..) {
-            let id = std::slice::from_ref(&entry.id);
-            if let Err(error) = log.hand_back(options.name, &options.worker, entry.source, id).await {
-                tracing::error!(%error, "cannot hand work back: others take it when the lease ends");
-            }
-            hand.release(&entry);
-        }
-    }
-}
-
-/// Returns how many entries to ask for at once: drops may be large, so one at a time.
-fn count_of(inlet: Inlet, room: usize) -> usize {
-    if inlet == Inlet::Drops { 1 } else { room }
-}
-
-/// How long an event of a newer version waits before it is looked at again.
-const NEWER_VERSION_PAUSE: Duration = Duration::from_secs(30);
