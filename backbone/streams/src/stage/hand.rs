@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use events::Lane;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -76,6 +77,11 @@ impl Hand {
     /// The number of entries being worked on.
     pub fn working(&self) -> usize {
         self.lock().values().filter(|held| held.working).count()
+    }
+
+    /// The number of entries of a lane in hand, worked on or waiting for a slot.
+    pub fn in_lane(&self, lane: Lane) -> usize {
+        self.lock().keys().filter(|(source, _)| source.lane() == lane).count()
     }
 
     pub fn by_source(&self) -> HashMap<Source, Vec<String>> {

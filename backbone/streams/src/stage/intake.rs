@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use events::{Cause, Decoded};
+use events::{Cause, Decoded, Lane};
 use futures::FutureExt;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -45,6 +45,8 @@ pub struct Intake {
     /// Whether something may stand in the streams that no blocked reader would bring. While all is quiet nothing
     /// does, and an idle worker asks for nothing.
     look: bool,
+    /// Whether the replay lane is left alone because it has all the slots it may have.
+    held_back: bool,
 }
 
 impl Intake {
@@ -62,6 +64,7 @@ impl Intake {
             next_claim: Instant::now(),
             history_due: true,
             look: true,
+            held_back: false,
             context,
         }
     }
@@ -85,7 +88,7 @@ impl Intake {
                 let batch = self.surplus.drain(..free.min(self.surplus.len())).collect();
                 self.deliver(stage, batch).await;
                 self.look = true;
-            } else if let Err(error) = self.fetch(free).await {
+            } else if let Err(error) = self.fetch(stage.slots(), free).await {
                 self.recover(error).await;
             } else if self.surplus.is_empty() {
                 self.wait(shutdown).await;
@@ -93,8 +96,18 @@ impl Intake {
         }
     }
 
+    /// How many more entries of a lane fit in. Replay leaves the last slot of a worker that has several to the other
+    /// lanes: whatever was begun is finished first, and live work should not have to wait for that.
+    fn room_in(&self, lane: Lane, slots: usize, free: usize) -> usize {
+        let most = if lane == Lane::Replay { slots.saturating_sub(1).max(1) } else { slots };
+        most.saturating_sub(self.context.hand.in_lane(lane)).min(free)
+    }
+
     /// Brings what can be had without waiting into the surplus.
-    async fn fetch(&mut self, free: usize) -> Result<(), Error> {
+    async fn fetch(&mut self, slots: usize, free: usize) -> Result<(), Error> {
+        let held_back = self.room_in(Lane::Replay, slots, free) == 0;
+        self.look |= self.held_back && !held_back;
+        self.held_back = held_back;
         let Context { log, options, .. } = &*self.context;
         if self.history_due {
             for &source in &self.sources {
@@ -116,6 +129,10 @@ impl Intake {
                 let room = free.saturating_sub(self.surplus.len());
                 if room == 0 {
                     break;
+                }
+                let room = self.room_in(source.lane(), slots, room);
+                if room == 0 {
+                    continue;
                 }
                 let count = count_of(options.inlet, room);
                 let claimed = log.claim(options.name, &options.worker, source, options.lease, count).await?;
@@ -149,8 +166,12 @@ impl Intake {
                 if wanted == 0 {
                     return Ok(());
                 }
+                let room = self.room_in(lane, slots, wanted);
+                if room == 0 {
+                    break;
+                }
                 let source = in_lane[(at + self.rotation) % in_lane.len()];
-                let count = count_of(options.inlet, wanted);
+                let count = count_of(options.inlet, room);
                 let entries = log.take(options.name, &options.worker, source, count).await?;
                 if !entries.is_empty() {
                     failpoint::reach("read.after");
@@ -173,6 +194,7 @@ impl Intake {
                 .iter()
                 .copied()
                 .filter(|source| !self.context.pauses.is_paused(source.lane()))
+                .filter(|source| !(self.held_back && source.lane() == Lane::Replay))
                 .collect();
             if !self.idle[at] || sources.is_empty() {
                 continue;
@@ -208,6 +230,8 @@ impl Intake {
         tokio::select! {
             Some(read) = self.waiting.join_next(), if !self.waiting.is_empty() => self.absorb(read),
             () = pause => {}
+            // Room for what was held back is no event of Redis.
+            () = self.context.hand.freed(), if self.held_back => {}
             () = shutdown.cancelled() => {}
         }
     }

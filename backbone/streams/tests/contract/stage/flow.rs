@@ -10,6 +10,7 @@ use super::*;
 on_both_logs!(
     slots_are_respected_and_deliveries_end_in_any_order,
     the_upper_lane_goes_first_and_the_lower_ones_keep_a_share,
+    replay_leaves_the_last_slot_to_live_work,
     stopping_hands_back_what_is_not_done,
     stopping_lets_work_finish_within_its_grace,
 );
@@ -46,6 +47,35 @@ async fn the_upper_lane_goes_first_and_the_lower_ones_keep_a_share(bench: Bench)
     let count = |lane| seen[..32].iter().filter(|(l, _)| *l == lane).count();
     assert_eq!((count(Lane::Rt), count(Lane::Batch), count(Lane::Replay)), (24, 6, 2));
     assert_eq!(seen[0].0, Lane::Rt);
+}
+
+async fn replay_leaves_the_last_slot_to_live_work(bench: Bench) {
+    let lane = |lane| Source::Queue(SHARD, Queue::Decode, lane);
+    let go = Arc::new(tokio::sync::Semaphore::new(0));
+    let gate = Arc::clone(&go);
+    let worker = Worker::new(2, move |delivery: Delivery| {
+        let gate = Arc::clone(&gate);
+        async move {
+            if delivery.lane() == Lane::Replay {
+                gate.acquire().await.unwrap().forget();
+            }
+            finish(delivery).await;
+        }
+    });
+    let running = start(&bench.log, &worker, &options());
+    for number in 0..6 {
+        bench.add(lane(Lane::Replay), &requested(number), 1, 0).await;
+    }
+    until("replay is worked on", || async { worker.seen() == 1 }).await;
+    for number in 0..3 {
+        bench.add(lane(Lane::Rt), &requested(200 + number), 1, 0).await;
+        until("live work is done beside it", || async { bench.seqs().len() == number as usize + 1 }).await;
+    }
+    assert_eq!(worker.seen(), 4, "one of the replay lane, however many slots are free");
+    go.add_permits(6);
+    until("replay is done too", || async { bench.seqs().len() == 9 }).await;
+    running.stop().await;
+    assert_eq!(worker.seen(), 9, "each once");
 }
 
 async fn stopping_hands_back_what_is_not_done(bench: Bench) {
