@@ -11,7 +11,6 @@ use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
 use events::{Lane, RecordingId, SegmentId, Shard};
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{
     AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, Pipeline, RedisError, ServerErrorKind, Value,
 };
@@ -28,6 +27,7 @@ mod care;
 mod check;
 mod commits;
 mod letters;
+mod line;
 mod notes;
 mod reading;
 mod reply;
@@ -36,6 +36,7 @@ mod survey;
 mod writing;
 
 use commits::Commits;
+use line::{CONNECT_TIMEOUT, Line};
 use scripts::Scripts;
 use writing::add_drop;
 
@@ -62,14 +63,10 @@ impl Config {
 pub struct RedisLog {
     config: Config,
     client: Client,
-    connection: ConnectionManager,
+    line: Line,
     scripts: Arc<Scripts>,
     commits: Arc<Commits>,
 }
-
-/// A reply may take this long; blocking reads have their own limit.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl RedisLog {
     /// Connects, waiting for a server that is starting, and checks that its settings cannot lose data.
@@ -86,14 +83,8 @@ impl RedisLog {
         let client = Client::open(config.url.as_str()).map_err(|e| {
             Error::Misconfigured(format!("cannot use the Redis address {:?}: {e}", redacted(&config.url)))
         })?;
-        let open = || async {
-            let manager = ConnectionManagerConfig::new()
-                .set_connection_timeout(Some(CONNECT_TIMEOUT))
-                .set_response_timeout(Some(RESPONSE_TIMEOUT))
-                .set_number_of_retries(3);
-            ConnectionManager::new_with_config(client.clone(), manager).await
-        };
-        let connection = open
+        let open = || Line::open(client.clone());
+        let line = open
             .retry(patience())
             .when(is_transient)
             .notify(|error, pause| {
@@ -104,7 +95,7 @@ impl RedisLog {
         let log = RedisLog {
             config,
             client,
-            connection,
+            line,
             scripts: Arc::new(Scripts::new()),
             commits: Arc::default(),
         };
@@ -114,9 +105,8 @@ impl RedisLog {
 
     /// Runs a command until the server answers; see [`is_transient`].
     async fn run<T: FromRedisValue>(&self, action: &'static str, command: &redis::Cmd) -> Result<T, Error> {
-        let attempt = || async {
-            let mut connection = self.connection.clone();
-            command.query_async::<T>(&mut connection).await
+        let attempt = || {
+            self.line.call(|mut connection| async move { command.query_async::<T>(&mut connection).await })
         };
         self.persist(action, attempt).await
     }
@@ -124,8 +114,9 @@ impl RedisLog {
     /// Runs a command once. What gives entries away must not be repeated behind the caller's back: after a lost reply
     /// they are ours already, a second call gives others, and only the caller can read its own history.
     async fn once<T: FromRedisValue>(&self, action: &'static str, command: &redis::Cmd) -> Result<T, Error> {
-        let mut connection = self.connection.clone();
-        command.query_async::<T>(&mut connection).await.map_err(|e| failed(action, e))
+        let asked =
+            self.line.call(|mut connection| async move { command.query_async::<T>(&mut connection).await });
+        asked.await.map_err(|e| failed(action, e))
     }
 
     /// Runs a script until the server answers. Each is written so that a second run changes nothing.
@@ -134,9 +125,9 @@ impl RedisLog {
         action: &'static str,
         invocation: &redis::ScriptInvocation<'_>,
     ) -> Result<T, Error> {
-        let attempt = || async {
-            let mut connection = self.connection.clone();
-            invocation.invoke_async::<T>(&mut connection).await
+        let attempt = || {
+            self.line
+                .call(|mut connection| async move { invocation.invoke_async::<T>(&mut connection).await })
         };
         self.persist(action, attempt).await
     }
@@ -148,9 +139,11 @@ impl RedisLog {
         }
         let mut commands = commands;
         commands.ignore_errors();
-        let attempt = || async {
-            let mut connection = self.connection.clone();
-            commands.query_async::<Vec<Result<Value, RedisError>>>(&mut connection).await
+        let commands = &commands;
+        let attempt = || {
+            self.line.call(|mut connection| async move {
+                commands.query_async::<Vec<Result<Value, RedisError>>>(&mut connection).await
+            })
         };
         let replies = self.persist(action, attempt).await?;
         let value_of = |reply| match reply {
@@ -254,7 +247,7 @@ pub async fn submit(url: &str, lane: Lane, fields: &[(String, Bytes)]) -> Result
     })?;
     let limits = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        .set_response_timeout(Some(RESPONSE_TIMEOUT));
+        .set_response_timeout(Some(line::RESPONSE_TIMEOUT));
     let opened = client.get_multiplexed_async_connection_with_config(&limits).await;
     let mut connection = opened.map_err(|e| failed("connect to redis", e))?;
     add_drop(lane, fields).query_async(&mut connection).await.map_err(|e| failed("hand in a drop", e))

@@ -16,6 +16,7 @@ mod contract {
     mod facts;
     mod lease;
     mod letters;
+    mod line;
     mod machine;
     mod notes;
     mod scripts;

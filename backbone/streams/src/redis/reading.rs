@@ -108,9 +108,12 @@ impl RedisLog {
         invocation.key(source.key()).key(source.attempts(group));
         invocation.arg(group).arg(consumer).arg(lease.as_millis() as u64).arg(count);
         const ACTION: &str = "claim stream entries";
-        let mut connection = self.connection.clone();
         // Once, for the reason that once() gives.
-        let value = invocation.invoke_async::<Value>(&mut connection).await.map_err(|e| failed(ACTION, e))?;
+        let invocation = &invocation;
+        let asked = self
+            .line
+            .call(|mut connection| async move { invocation.invoke_async::<Value>(&mut connection).await });
+        let value = asked.await.map_err(|e| failed(ACTION, e))?;
         reply::claimed_of(value, source)
     }
 

@@ -11,6 +11,8 @@ use super::server::Server;
 pub struct Proxy {
     folder: tempfile::TempDir,
     lost: Arc<AtomicU32>,
+    /// Connections that were there when it last grew are half-open.
+    silences: tokio::sync::watch::Sender<u32>,
 }
 
 impl Proxy {
@@ -19,26 +21,38 @@ impl Proxy {
         let folder = tempfile::Builder::new().prefix("vf-proxy-").tempdir().expect("a temporary folder");
         let listener = UnixListener::bind(folder.path().join("s")).expect("listen");
         let (server, loses, lost) = (server.socket(), Arc::new(loses), Arc::new(AtomicU32::new(0)));
+        let silences = tokio::sync::watch::Sender::new(0);
+        let silence = silences.clone();
         let (count, asked) = (Arc::clone(&lost), Arc::new(AtomicU32::new(0)));
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let (server, loses) = (server.clone(), Arc::clone(&loses));
                 let (count, asked) = (Arc::clone(&count), Arc::clone(&asked));
+                let mut silence = silence.subscribe();
                 tokio::spawn(async move {
                     let loses = |request: &[u8]| {
                         let loses = loses(request, asked.fetch_add(1, Ordering::SeqCst));
                         count.fetch_add(u32::from(loses), Ordering::SeqCst);
                         loses
                     };
-                    let _ = carry(client, server, loses).await;
+                    let mut client = client;
+                    tokio::select! {
+                        _ = carry(&mut client, server, loses) => {}
+                        _ = silence.changed() => swallow(client).await,
+                    }
                 });
             }
         });
-        Proxy { folder, lost }
+        Proxy { folder, lost, silences }
     }
 
     pub fn url(&self) -> String {
         format!("redis+unix://{}", self.folder.path().join("s").display())
+    }
+
+    /// From now on the connections that there are swallow everything, and nobody is told.
+    pub fn silence(&self) {
+        self.silences.send_modify(|silences| *silences += 1);
     }
 
     /// How many replies were lost so far.
@@ -47,8 +61,13 @@ impl Proxy {
     }
 }
 
+async fn swallow(mut client: UnixStream) {
+    let mut request = vec![0; 1 << 16];
+    while client.read(&mut request).await.is_ok_and(|read| read > 0) {}
+}
+
 async fn carry(
-    mut client: UnixStream,
+    client: &mut UnixStream,
     server: std::path::PathBuf,
     loses: impl Fn(&[u8]) -> bool,
 ) -> std::io::Result<()> {
