@@ -4,11 +4,11 @@
 //! and archived, the seqs are noted as seen, and those who wait are told.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use events::{Envelope, EventId, RecordingId, Shard};
 use sqlx::postgres::PgPool;
-use sqlx::{PgConnection, Row};
+use sqlx::{Connection, PgConnection, Row};
 use uuid::Uuid;
 
 use crate::database::Views;
@@ -17,6 +17,7 @@ use crate::error::{ApplyError, Error};
 use crate::fold::fold;
 use crate::metrics;
 use crate::projections;
+use crate::session::Session;
 use crate::state::unsigned;
 use crate::time::At;
 use crate::watch;
@@ -50,16 +51,22 @@ pub struct Conflict {
 impl Views {
     /// Folds and archives a batch in one transaction. Entries that were applied before change nothing, so the same
     /// batch may be given again after any error. The transaction runs in a task of its own: dropping the future does
-    /// not interrupt it.
+    /// not interrupt it. A server that says nothing for a minute is not waited for: the connection may be half-open.
     ///
     /// # Errors
     /// [`ApplyError::Retry`]: the same batch later. [`ApplyError::Fatal`]: an entry is refused.
     pub async fn apply(&self, batch: &[Entry]) -> Result<Applied, ApplyError> {
         let started = Instant::now();
         let (pool, batch) = (self.pool.clone(), batch.to_vec());
-        let outcome = match tokio::spawn(async move { apply(&pool, batch).await }).await {
-            Ok(outcome) => outcome.map_err(ApplyError::from),
-            Err(error) => Err(ApplyError::Fatal(Error::Task(error.to_string()))),
+        let mut task = tokio::spawn(async move { apply(&pool, batch).await });
+        let outcome = match tokio::time::timeout(PATIENCE, &mut task).await {
+            Ok(Ok(outcome)) => outcome.map_err(ApplyError::from),
+            Ok(Err(error)) => Err(ApplyError::Fatal(Error::Task(error.to_string()))),
+            Err(_) => {
+                task.abort();
+                let silent = std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer within a minute");
+                Err(ApplyError::from(Error::from(sqlx::Error::Io(silent))))
+            }
         };
         match &outcome {
             Ok(applied) => metrics::record_applied(applied.fresh, applied.repeated, started.elapsed()),
@@ -69,11 +76,15 @@ impl Views {
     }
 }
 
+/// How long a batch may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 async fn apply(pool: &PgPool, batch: Vec<Entry>) -> Result<Applied, Error> {
     if batch.is_empty() {
         return Ok(Applied::default());
     }
-    let mut transaction = pool.begin().await?;
+    let mut session = Session::open(pool).await?;
+    let mut transaction = session.connection().begin().await?;
     let serving = projections::hold_serving(&mut transaction).await?;
     let fresh = insert_inbox(&mut transaction, &batch).await?;
     let mut seen = HashSet::new();
@@ -90,6 +101,7 @@ async fn apply(pool: &PgPool, batch: Vec<Entry>) -> Result<Applied, Error> {
         watch::notify(&mut transaction, &recordings).await?;
     }
     transaction.commit().await?;
+    session.close();
     Ok(Applied {
         fresh: fresh.len(),
         repeated: batch.len() - fresh.len(),

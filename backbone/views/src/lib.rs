@@ -32,6 +32,7 @@ pub mod runs;
 pub mod schema;
 pub mod search;
 mod segments;
+mod session;
 mod state;
 mod time;
 pub mod transcripts;
