@@ -80,6 +80,7 @@ impl Local {
         let decode_options = config.stage();
         let decode = Decode::new(Arc::clone(&log), store.clone(), config);
         let config = load(&variables, ingest::config::Config::read)?;
+        let ingest_options = config.stage();
         let sources = Sources::open_with(config.roots, &Map::new())?;
         let ingest = Ingest::new(Arc::clone(&log), store.clone(), sources, config.rules, Readiness::new());
 
@@ -90,8 +91,7 @@ impl Local {
         let (at, until) = run(&log);
         stages.spawn(streams::stage::run(at, Arc::new(decode), decode_options, until));
         let (at, until) = run(&log);
-        let options = streams::stage::Options::new("ingest", Inlet::Drops);
-        stages.spawn(streams::stage::run(at, Arc::new(ingest), options, until));
+        stages.spawn(streams::stage::run(at, Arc::new(ingest), ingest_options, until));
         let (at, until) = run(&log);
         let options = streams::stage::Options::new("transcribe", Inlet::Facts);
         stages.spawn(streams::stage::run(at, Arc::clone(&fold), options, until));

@@ -25,6 +25,8 @@ pub struct Config {
     pub rt_segment_max: Duration,
     /// The program for codecs that are not built in, if it is to be used.
     pub ffmpeg: Option<PathBuf>,
+    /// How long a worker may be silent before others take its work.
+    pub lease: Duration,
     /// Undecided speech ahead of inference, per shard and lane, before decode pauses.
     pub ahead_max: Duration,
 }
@@ -50,6 +52,7 @@ impl Config {
                 .within(Duration::from_secs(5)..=Duration::from_secs(30))
                 .or("30s"),
             ffmpeg,
+            lease: env::lease(from),
             ahead_max: from
                 .setting(
                     "ahead-max",
@@ -73,7 +76,7 @@ impl Config {
         Options {
             outlet: Some(Queue::Segments),
             limits,
-            ..Options::new("decode", Inlet::Queue(Queue::Decode))
+            ..Options::new("decode", Inlet::Queue(Queue::Decode)).with_lease(self.lease)
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The settings of `voiceforge-infer`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use service::env::{self, Reader, Redis};
 use streams::Queue;
@@ -19,6 +20,10 @@ pub struct Config {
     pub threads: usize,
     /// The model loaded at start, so that the first segment does not wait for it.
     pub model: String,
+    /// How long a worker may be silent before others take its segments.
+    pub lease: Duration,
+    /// For tests of everything around the model: see [`crate::hash`].
+    pub hash_model: Option<Duration>,
 }
 
 impl Config {
@@ -32,11 +37,15 @@ impl Config {
             model: from
                 .setting("model", "model loaded at start, so that the first segment need not wait")
                 .or("tiny.en"),
+            lease: env::lease(from),
+            hash_model: from
+                .setting("hash-model", "for tests only: offer a model `hash` that takes this long and writes a hash of the speech")
+                .optional("100ms"),
         }
     }
 
     /// Returns how the stage loop is to run.
     pub fn stage(&self) -> Options {
-        Options::new("infer", Inlet::Queue(Queue::Segments))
+        Options::new("infer", Inlet::Queue(Queue::Segments)).with_lease(self.lease)
     }
 }

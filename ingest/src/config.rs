@@ -1,6 +1,9 @@
 //! The settings of `voiceforge-ingest`.
 
+use std::time::Duration;
+
 use service::env::{self, ByteSize, Reader, Redis};
+use streams::stage::{Inlet, Options};
 
 use crate::Rules;
 use crate::source::Roots;
@@ -16,6 +19,8 @@ pub struct Config {
     pub rules: Rules,
     /// Where a drop's uri may point.
     pub roots: Roots,
+    /// How long a worker may be silent before others take its drops.
+    pub lease: Duration,
 }
 
 impl Config {
@@ -38,7 +43,12 @@ impl Config {
             duration_max: from.setting("max-duration", "longest recording taken in").or("12h"),
             slots: from.setting("ingest-slots", "drops in hand at once").within(1..=64).or("4"),
         };
-        Config { redis, audio_store, rules, roots: Roots::read(from) }
+        Config { redis, audio_store, rules, roots: Roots::read(from), lease: env::lease(from) }
+    }
+
+    /// Returns how the stage loop is to run.
+    pub fn stage(&self) -> Options {
+        Options::new("ingest", Inlet::Drops).with_lease(self.lease)
     }
 }
 

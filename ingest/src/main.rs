@@ -9,7 +9,6 @@ use ingest::{Ingest, Sources, health, metrics};
 use service::Service;
 use service::store::AudioStore;
 use streams::redis::RedisLog;
-use streams::stage::{Inlet, Options};
 
 fn main() -> ExitCode {
     service::run("voiceforge-ingest", "Takes drops in and admits them as recordings.", Config::read, run)
@@ -20,6 +19,7 @@ async fn run(config: Config, service: Service) -> anyhow::Result<()> {
     for check in ["redis", "store"] {
         service.readiness.expect(check);
     }
+    let options = config.stage();
     let store = AudioStore::open(&config.audio_store).context("open the audio store")?;
     let sources = Sources::open(config.roots).context("open the roots of uris")?;
     let redis = streams::redis::Config::new(config.redis.url.as_str(), config.redis.shards);
@@ -32,7 +32,5 @@ async fn run(config: Config, service: Service) -> anyhow::Result<()> {
         Err(error) => tracing::warn!(%error, "cannot look for broken-off fetches in the store"),
     }
     let stage = Arc::new(Ingest::new(Arc::clone(&log), store, sources, config.rules, service.readiness));
-    streams::stage::run(log, stage, Options::new("ingest", Inlet::Drops), ended)
-        .await
-        .context("run the stage loop")
+    streams::stage::run(log, stage, options, ended).await.context("run the stage loop")
 }

@@ -15,6 +15,8 @@ pub struct Config {
     pub database: Database,
     /// Facts applied in one transaction at most.
     pub batch: usize,
+    /// How long a projector may be silent before others take its facts.
+    pub lease: Duration,
     /// What TimescaleDB does with old data.
     pub policies: Policies,
 }
@@ -29,6 +31,7 @@ impl Config {
                 .setting("batch", "facts applied in one transaction at most")
                 .within(1..=10_000)
                 .or("500"),
+            lease: env::lease(from),
             policies: Policies {
                 retain_events: from
                     .setting("retain-events", "age at which TimescaleDB drops archived events; unset keeps them, and a rebuild needs them")
@@ -49,7 +52,7 @@ impl Config {
 
     /// Returns how the stage loop is to run. Two batches may be in hand: one in a transaction, one gathering.
     pub fn stage(&self) -> Options {
-        Options::new("project", Inlet::Facts)
+        Options::new("project", Inlet::Facts).with_lease(self.lease)
     }
 }
 

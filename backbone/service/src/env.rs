@@ -43,7 +43,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
-pub use groups::{Common, Database, Redis, audio_store, data_folder, models};
+pub use groups::{Common, Database, Redis, audio_store, data_folder, lease, models};
 pub use value::{ByteSize, Secret, Url, Value, choice};
 
 use std::collections::BTreeMap;

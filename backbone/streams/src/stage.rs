@@ -117,6 +117,11 @@ impl Options {
             grace: Duration::from_secs(20),
         }
     }
+
+    /// Sets the lease, and the heartbeat to a third of it.
+    pub fn with_lease(self, lease: Duration) -> Options {
+        Options { lease, beat: lease / 3, ..self }
+    }
 }
 
 /// Returns `host:pid:uuid`: readable, and never used twice.

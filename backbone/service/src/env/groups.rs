@@ -48,6 +48,13 @@ impl Database {
     }
 }
 
+/// Reads `lease`: how long a worker may be silent before others take its work.
+pub fn lease(from: &mut Reader) -> Duration {
+    from.setting("lease", "how long a worker may be silent before others take its work")
+        .within(Duration::from_secs(1)..=Duration::from_secs(600))
+        .or("15s")
+}
+
 /// Reads `audio-store`: the folder or URL for [`AudioStore::open`](crate::store::AudioStore::open).
 pub fn audio_store(from: &mut Reader) -> String {
     let default = data_folder(from).join("audio");

@@ -1,0 +1,85 @@
+//! A stand-in for a model, for tests of everything around the model: its text is a hash of the speech.
+//!
+//! Whoever has the audio knows what each text must be, to the letter, without a model and at no cost. The program offers
+//! it only where `--hash-model` is set.
+
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use crate::{ModelInfo, Output, Span};
+
+/// The name that drops ask for it by.
+pub const NAME: &str = "hash";
+
+/// One segment in so many takes long, which no other worker may take for dead.
+const LONG_ONE_IN: u8 = 64;
+/// How much longer.
+const LONG_TIMES: u32 = 40;
+
+/// What it is, as an announcement says it. Its weights are its name.
+pub fn info() -> ModelInfo {
+    ModelInfo {
+        name: NAME.to_owned(),
+        sha256: hex::encode(Sha256::digest(NAME)),
+        multilingual: false,
+        mels: 0,
+        languages: vec!["en"],
+    }
+}
+
+/// Transcribes 16 kHz mono speech: four words of four hexadecimal digits.
+pub fn transcribe(pcm: &[i16]) -> Output {
+    let end_ms = pcm.len() as u64 * 1000 / crate::features::SAMPLE_RATE as u64;
+    let span = Span {
+        start_ms: 0,
+        end_ms,
+        text: format!(" {}", text(pcm)),
+        tokens: Vec::new(),
+        avg_logprob: 0.0,
+        no_speech_prob: 0.0,
+        compression_ratio: 1.0,
+        temperature: 0.0,
+    };
+    Output { language: "en".to_owned(), language_probability: 1.0, spans: vec![span] }
+}
+
+/// The text of 16 kHz mono speech.
+pub fn text(pcm: &[i16]) -> String {
+    let digits = hex::encode(&digest(pcm)[..8]);
+    format!("{} {} {} {}", &digits[..4], &digits[4..8], &digits[8..12], &digits[12..])
+}
+
+/// How long this speech takes, where `usual` is the setting: a few take very long.
+pub fn pause(pcm: &[i16], usual: Duration) -> Duration {
+    if digest(pcm)[8].is_multiple_of(LONG_ONE_IN) { usual * LONG_TIMES } else { usual }
+}
+
+fn digest(pcm: &[i16]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for sample in pcm {
+        hash.update(sample.to_le_bytes());
+    }
+    hash.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_is_the_speech_and_nothing_else() {
+        let output = transcribe(&[1; 16_000]);
+        assert_eq!((output.spans[0].start_ms, output.spans[0].end_ms), (0, 1_000));
+        assert_eq!(output.spans[0].text.trim(), text(&[1; 16_000]));
+        assert_ne!(text(&[1; 16_000]), text(&[1; 15_999]));
+        assert_eq!(text(&[]), "e3b0 c442 98fc 1c14", "SHA-256 of nothing");
+    }
+
+    #[test]
+    fn few_segments_take_long() {
+        let usual = Duration::from_millis(10);
+        let long = (0..6400).filter(|&n| pause(&[n], usual) > usual).count();
+        assert!((50..200).contains(&long), "{long} of 6400");
+    }
+}
