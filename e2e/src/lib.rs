@@ -2,9 +2,14 @@
 //!
 //! [`Pipeline`] starts a private stack and is the user: it drops audio and reads transcripts over HTTP. [`clips`] are
 //! recordings of speech with what is said in them. The tests are in `tests/pipeline/`, one file per topic.
+//!
+//! [`faults`] is a deployment in which things go wrong, over a [`proxy`] that makes lines bad; its tests are in
+//! `tests/faults/`.
 
 pub mod clips;
+pub mod faults;
 pub mod pipeline;
+pub mod proxy;
 
 pub use clips::{Clip, word_errors};
 pub use pipeline::Pipeline;

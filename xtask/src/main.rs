@@ -3,6 +3,7 @@
 mod bench;
 mod cargo;
 mod demo;
+mod faults;
 mod lint;
 mod say;
 mod services;
@@ -25,6 +26,7 @@ The chores of this project. Each sets up by itself what it needs and says what i
   cargo xtask lint              formatting, clippy, and a few rules on the text of the tree
   cargo xtask bless [FILTER]    run the tests and write what they got into their expectations; read the diff
   cargo xtask bench [NAME]      measurements; without NAME: which there are
+  cargo xtask faults --runs N   many things go wrong at once, on seeded schedules; alone: what it takes
   cargo xtask services          start what tests need (Redis, PostgreSQL, TimescaleDB), print the variables that name
                                 it, stay up until Ctrl-C: for running `cargo test -p ...` by hand
   cargo xtask setup             fetch everything the tests and measurements need, ahead of time
@@ -60,6 +62,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
         ["bless", filter] => test::run(Some(filter), test::Expectations::Update),
         ["lint"] => lint::run(),
         ["bench", ref which @ ..] => bench::run(which),
+        ["faults", ref arguments @ ..] => faults::run(arguments),
         ["services"] => services::run(),
         ["setup"] => setup::for_tests().map(|_| ExitCode::SUCCESS),
         _ => {

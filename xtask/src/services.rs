@@ -65,6 +65,7 @@ impl Services {
                 log: folder.join("redis.log"),
                 port: None,
                 durable: false,
+                settings: Vec::new(),
             });
             (
                 redis,

@@ -24,6 +24,8 @@ pub struct Options {
     pub port: Option<u16>,
     /// False for tests: nothing is written to disk.
     pub durable: bool,
+    /// More settings, by their names in redis.conf.
+    pub settings: Vec<(String, String)>,
 }
 
 /// A running redis-server.
@@ -118,6 +120,7 @@ fn spawn(options: &Options, folder: &Path, port: u16) -> Result<std::process::Ch
         .args(["--appendonly", if options.durable { "yes" } else { "no" }])
         .arg("--dir")
         .arg(folder)
+        .args(options.settings.iter().flat_map(|(name, value)| [format!("--{name}"), value.clone()]))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)

@@ -5,7 +5,14 @@ fn redis_options(folder: &std::path::Path) -> Option<redis::Options> {
     match find::redis_server() {
         Ok(program) => {
             let log = folder.join("redis.log");
-            Some(redis::Options { program, folder: folder.join("redis"), log, port: None, durable: true })
+            Some(redis::Options {
+                program,
+                folder: folder.join("redis"),
+                log,
+                port: None,
+                durable: true,
+                settings: Vec::new(),
+            })
         }
         Err(e) => {
             eprintln!("skipped: {e:#}");

@@ -85,6 +85,7 @@ impl Crew {
             port: port(Program::Redis),
             // Off means the data is gone when Redis is killed, which no test wants.
             durable: true,
+            settings: Vec::new(),
         };
         let postgres_options = postgres::Options {
             bins: servers::find::postgres_bins(),

@@ -1,0 +1,464 @@
+//! Does a fault: harms, waits, heals.
+
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use cli::stack::Signal;
+use events::{Envelope, EventId, GenerationActivated, RecordingId, Shard, Tenant};
+use redis::aio::MultiplexedConnection;
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection, Row};
+
+use super::deployment::{Deployment, Pair, SHARDS};
+use super::fault::{Fault, Line};
+use super::history::{Loss, Planted, Recorded};
+use crate::proxy::{Cut, Proxy, Weather};
+
+/// Notes what faults did that a checker must know of.
+pub struct Recorder {
+    /// When the run began.
+    pub began: Instant,
+    recorded: Mutex<Recorded>,
+}
+
+/// What came of a fault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Injected {
+    /// It was done and is over.
+    Done,
+    /// It could not be done just now, for this reason.
+    Skipped(String),
+}
+
+impl Recorder {
+    /// Begins now.
+    pub fn new() -> Recorder {
+        Recorder { began: Instant::now(), recorded: Mutex::default() }
+    }
+
+    /// Milliseconds since the beginning.
+    pub fn now_ms(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+
+    /// What was noted.
+    pub fn recorded(&self) -> Recorded {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, note: impl FnOnce(&mut Recorded)) {
+        note(&mut self.recorded.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Default for Recorder {
+    fn default() -> Recorder {
+        Recorder::new()
+    }
+}
+
+/// Does a fault and returns when it is over. What it touches is locked: faults of one server take turns.
+///
+/// # Errors
+/// When the harness itself cannot do it.
+pub async fn inject(fault: &Fault, deployment: &Deployment, recorder: &Recorder) -> Result<Injected> {
+    let crew = &deployment.crew;
+    let pause = Duration::from_millis;
+    match *fault {
+        Fault::Kill { worker, pause_ms } => crew.kill(worker, pause(pause_ms)),
+        Fault::Terminate { worker, pause_ms } => crew.terminate(worker, pause(pause_ms)),
+        Fault::FailAt { worker, ref point } => crew.start_with(worker, &[("VOICEFORGE_FAIL_AT", point)]),
+        Fault::Freeze { worker, ms } => {
+            crew.freeze(worker);
+            tokio::time::sleep(pause(ms)).await;
+            crew.thaw(worker);
+        }
+        Fault::LoseRead { count } => {
+            let _weather = deployment.redis_weather.lock().await;
+            lose(&deployment.to_redis, count, Cut::OnReply, |request| {
+                contains(request, b"XREADGROUP") && contains(request, b"BLOCK")
+            })
+            .await;
+        }
+        Fault::LoseScript { count, on_reply } => {
+            let _weather = deployment.redis_weather.lock().await;
+            lose(&deployment.to_redis, count, cut(on_reply), |request| contains(request, b"EVALSHA")).await;
+        }
+        Fault::LoseSql { count, on_reply, commits } => {
+            let _weather = deployment.postgres_weather.lock().await;
+            let wanted: &[u8] = if commits { b"COMMIT" } else { b"" };
+            lose(&deployment.to_postgres, count, cut(on_reply), move |request| contains(request, wanted))
+                .await;
+        }
+        Fault::Slow { line, latency_ms, jitter_ms, ms } => {
+            let weather =
+                Weather { latency: pause(latency_ms), jitter: pause(jitter_ms), ..Weather::default() };
+            endure(deployment, line, weather, ms).await;
+        }
+        Fault::Trickle { line, ms } => {
+            let weather = Weather { bytes_per_second: Some(10_000), slice: Some(512), ..Weather::default() };
+            endure(deployment, line, weather, ms).await;
+        }
+        Fault::HalfOpen { line, up, down, ms } => {
+            let weather = Weather { silent_up: up, silent_down: down, ..Weather::default() };
+            endure(deployment, line, weather, ms).await;
+        }
+        Fault::Refuse { line, ms } => {
+            endure(deployment, line, Weather { refuses: true, ..Weather::default() }, ms).await;
+        }
+        Fault::PostgresStop { down_ms } => {
+            deployment.postgres.lock().await.restart(Signal::SIGQUIT, pause(down_ms)).await?;
+        }
+        Fault::PostgresKill | Fault::Serialization { .. } | Fault::Deadlock | Fault::Cancel { .. } => {
+            harm_postgres(fault, deployment).await?
+        }
+        _ => return harm_redis(fault, deployment, recorder).await,
+    }
+    Ok(Injected::Done)
+}
+
+fn cut(on_reply: bool) -> Cut {
+    if on_reply { Cut::OnReply } else { Cut::AfterRequest }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    part.is_empty() || bytes.windows(part.len()).any(|window| window == part)
+}
+
+/// Loses requests until `count` are lost or three seconds are over.
+async fn lose(proxy: &Proxy, count: u32, cut: Cut, wants: impl Fn(&[u8]) -> bool + Send + 'static) {
+    let before = proxy.lost();
+    proxy.lose(count, cut, wants);
+    for _ in 0..60 {
+        if proxy.lost() >= before + count {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    proxy.lose_none();
+}
+
+async fn endure(deployment: &Deployment, line: Line, weather: Weather, ms: u64) {
+    let (proxy, lock) = match line {
+        Line::Redis => (&deployment.to_redis, &deployment.redis_weather),
+        Line::Postgres => (&deployment.to_postgres, &deployment.postgres_weather),
+    };
+    let _weather = lock.lock().await;
+    proxy.set(weather);
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+    proxy.set(Weather::default());
+}
+
+async fn harm_postgres(fault: &Fault, deployment: &Deployment) -> Result<()> {
+    let database = deployment.postgres.lock().await;
+    let mut connection = PgConnection::connect(&database.url()).await.context("connect to PostgreSQL")?;
+    const SESSIONS: &str = "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() \
+                            AND datname = current_database() AND backend_type = 'client backend'";
+    match *fault {
+        Fault::PostgresKill => {
+            let pid: Option<i32> = sqlx::query_scalar(SESSIONS)
+                .fetch_optional(&mut connection)
+                .await
+                .context("list sessions")?;
+            if let Some(pid) = pid {
+                servers::Identity::of(pid as u32).signal(Signal::SIGKILL);
+            }
+            // Everything on the server is at an end for a moment.
+            for _ in 0..300 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                if PgConnection::connect(&database.url()).await.is_ok() {
+                    break;
+                }
+            }
+        }
+        Fault::Serialization { ms } => {
+            let end = format!("SELECT pg_terminate_backend(pid) FROM ({SESSIONS}) AS others");
+            let level = "ALTER DATABASE voiceforge SET default_transaction_isolation TO 'repeatable read'";
+            sqlx::query(level).execute(&mut connection).await?;
+            sqlx::query(sqlx::AssertSqlSafe(end.clone())).execute(&mut connection).await?;
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            let level = "ALTER DATABASE voiceforge RESET default_transaction_isolation";
+            sqlx::query(level).execute(&mut connection).await?;
+            sqlx::query(sqlx::AssertSqlSafe(end)).execute(&mut connection).await?;
+        }
+        Fault::Deadlock => {
+            let sql = "SELECT id FROM read.recordings ORDER BY submitted_at DESC, id DESC LIMIT 12";
+            let mut ids = Vec::new();
+            for row in sqlx::query(sql).fetch_all(&mut connection).await? {
+                ids.push(row.try_get::<uuid::Uuid, _>("id")?);
+            }
+            // Projectors lock in the order of ids.
+            ids.sort();
+            let mut transaction = connection.begin().await?;
+            for id in ids.iter().rev() {
+                let lock = sqlx::query("SELECT FROM read.recordings WHERE id = $1 FOR UPDATE").bind(id);
+                if lock.execute(&mut *transaction).await.is_err() {
+                    // Chosen as the victim: then the projector was not.
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(80)).await;
+            }
+            let _ = transaction.rollback().await;
+        }
+        Fault::Cancel { times } => {
+            let cancel =
+                format!("SELECT pg_cancel_backend(pid) FROM ({SESSIONS} AND state = 'active') AS others");
+            for _ in 0..times {
+                sqlx::query(sqlx::AssertSqlSafe(cancel.clone())).execute(&mut connection).await?;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+        _ => unreachable!("inject() sends only these here"),
+    }
+    Ok(())
+}
+
+async fn harm_redis(fault: &Fault, deployment: &Deployment, recorder: &Recorder) -> Result<Injected> {
+    let mut pair = deployment.redis.lock().await;
+    let mut connection = pair.connect().await?;
+    let pause = Duration::from_millis;
+    match *fault {
+        Fault::RedisRestart { down_ms } => {
+            pair.end(Signal::SIGTERM).await?;
+            tokio::time::sleep(pause(down_ms)).await;
+            pair.revive(&[]).await?;
+        }
+        Fault::RedisKill { down_ms } => {
+            pair.end(Signal::SIGKILL).await?;
+            tokio::time::sleep(pause(down_ms)).await;
+            pair.revive(&[]).await?;
+        }
+        Fault::Loading { key_us } => {
+            pair.end(Signal::SIGTERM).await?;
+            // Below zero it is so many keys a microsecond; above, so many microseconds a key.
+            pair.revive(&[("key-load-delay", &key_us.to_string())]).await?;
+        }
+        Fault::PowerCut { lost_ms } => {
+            cut_power(&mut pair, &mut connection, pause(lost_ms), recorder).await?
+        }
+        Fault::Failover { lost_ms } => {
+            if let Err(error) = pair.in_step().await {
+                return Ok(Injected::Skipped(error.to_string()));
+            }
+            fail_over(deployment, &mut pair, &mut connection, pause(lost_ms), recorder).await?;
+        }
+        Fault::ReadOnly { ms } => {
+            // A primary that nobody can reach: the data stays as it is.
+            redis::cmd("REPLICAOF").arg("127.0.0.1").arg(1).exec_async(&mut connection).await?;
+            tokio::time::sleep(pause(ms)).await;
+            redis::cmd("REPLICAOF").arg("NO").arg("ONE").exec_async(&mut connection).await?;
+        }
+        Fault::ForgetScripts => redis::cmd("SCRIPT").arg("FLUSH").exec_async(&mut connection).await?,
+        Fault::RemoveGroup { which } => {
+            let groups = groups(&mut connection).await?;
+            let Some((stream, group)) = groups.get(which % groups.len().max(1)) else {
+                return Ok(Injected::Skipped("there is no group".to_owned()));
+            };
+            let mut command = redis::cmd("XGROUP");
+            command.arg("DESTROY").arg(stream).arg(group).exec_async(&mut connection).await?;
+            recorder.note(|recorded| recorded.groups_removed += 1);
+        }
+        Fault::Busy { ms } => {
+            // Scripts have no clock. A turn takes some 10 ns.
+            let spin = "for _ = 1, tonumber(ARGV[1]) do end return 1";
+            let mut command = redis::cmd("EVAL");
+            command.arg(spin).arg(0).arg(ms * 100_000).exec_async(&mut connection).await?;
+        }
+        Fault::Full { ms } => {
+            let info: String = redis::cmd("INFO").arg("memory").query_async(&mut connection).await?;
+            let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")?.trim().parse().ok());
+            let limit: u64 = used.unwrap_or(0) + 64 * 1024;
+            set(&mut connection, "maxmemory", &limit.to_string()).await?;
+            tokio::time::sleep(pause(ms)).await;
+            set(&mut connection, "maxmemory", "0").await?;
+        }
+        Fault::Poison { queue, how } => plant(&mut connection, queue, how, recorder).await?,
+        Fault::UnknownType => add_unknown(&mut connection).await?,
+        Fault::Trim => trim(&mut connection).await?,
+        Fault::ClockJump { which } => {
+            let mut streams: Vec<String> =
+                groups(&mut connection).await?.into_iter().map(|(stream, _)| stream).collect();
+            streams.dedup();
+            let Some(stream) = streams.get(which % streams.len().max(1)) else {
+                return Ok(Injected::Skipped("there is no stream".to_owned()));
+            };
+            let jump = "local last = redis.call('XINFO', 'STREAM', KEYS[1])[8] \
+                        local ms = string.match(last, '^%d+') + 3600000 \
+                        return redis.call('XSETID', KEYS[1], string.format('%.0f-0', ms))";
+            redis::cmd("EVAL").arg(jump).arg(1).arg(stream).exec_async(&mut connection).await?;
+        }
+        _ => unreachable!("inject() sends only these here"),
+    }
+    Ok(Injected::Done)
+}
+
+/// What was acknowledged a moment before a time may not have been written or sent on at that time.
+const MARGIN_MS: u64 = 500;
+
+/// Takes the append-only file as it is, lets Redis go on for a while, and gives it that file back: what was written in
+/// between is gone, as when a machine loses power before it has synced.
+async fn cut_power(
+    pair: &mut Pair,
+    connection: &mut MultiplexedConnection,
+    lost: Duration,
+    recorder: &Recorder,
+) -> Result<()> {
+    let kept = pair.append_only().with_extension("kept");
+    // While the file is rewritten its parts do not belong together.
+    for _ in 0..100 {
+        let info: String = redis::cmd("INFO").arg("persistence").query_async(connection).await?;
+        if info.contains("aof_rewrite_in_progress:0") && info.contains("aof_rewrite_scheduled:0") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let from_ms = recorder.now_ms().saturating_sub(MARGIN_MS);
+    copy(&pair.append_only(), &kept)?;
+    tokio::time::sleep(lost).await;
+    let before = facts(connection).await?;
+    pair.end(Signal::SIGKILL).await?;
+    copy(&kept, &pair.append_only())?;
+    pair.revive(&[]).await?;
+    note_loss(pair, before, from_ms, recorder).await
+}
+
+/// The recipe of a failover with a lost tail: the replica is cut off and misses the last writes, the primary dies, the
+/// replica becomes the primary.
+async fn fail_over(
+    deployment: &Deployment,
+    pair: &mut Pair,
+    connection: &mut MultiplexedConnection,
+    lost: Duration,
+    recorder: &Recorder,
+) -> Result<()> {
+    let from_ms = recorder.now_ms().saturating_sub(MARGIN_MS);
+    pair.signal_replica(Signal::SIGSTOP);
+    redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("replica").exec_async(connection).await?;
+    tokio::time::sleep(lost).await;
+    let before = facts(connection).await?;
+    pair.end(Signal::SIGKILL).await?;
+    pair.signal_replica(Signal::SIGCONT);
+    pair.promote().await?;
+    deployment.to_redis.lead_to(pair.address());
+    note_loss(pair, before, from_ms, recorder).await?;
+    pair.revive_replica().await
+}
+
+async fn note_loss(pair: &Pair, before: u64, from_ms: u64, recorder: &Recorder) -> Result<()> {
+    let after = facts(&mut pair.connect().await?).await?;
+    let to_ms = recorder.now_ms();
+    let loss = Loss { from_ms, to_ms, facts: before.saturating_sub(after) };
+    recorder.note(|recorded| recorded.losses.push(loss));
+    Ok(())
+}
+
+/// How many facts were ever appended.
+async fn facts(connection: &mut MultiplexedConnection) -> Result<u64> {
+    let mut sum = 0;
+    for shard in 0..SHARDS {
+        let seq: Option<u64> =
+            redis::cmd("GET").arg(streams::keys::seq(Shard(shard))).query_async(connection).await?;
+        sum += seq.unwrap_or(0);
+    }
+    Ok(sum)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let _ = std::fs::remove_dir_all(to);
+    std::fs::create_dir(to).context("make a folder")?;
+    for entry in std::fs::read_dir(from).context("list the append-only files")? {
+        let entry = entry?;
+        std::fs::copy(entry.path(), to.join(entry.file_name())).context("copy an append-only file")?;
+    }
+    Ok(())
+}
+
+async fn set(connection: &mut MultiplexedConnection, name: &str, value: &str) -> Result<()> {
+    redis::cmd("CONFIG").arg("SET").arg(name).arg(value).exec_async(connection).await.context("set")
+}
+
+/// Every stream with each of its groups, in order.
+async fn groups(connection: &mut MultiplexedConnection) -> Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    for stream in super::survey::streams() {
+        let groups: redis::streams::StreamInfoGroupsReply =
+            match redis::cmd("XINFO").arg("GROUPS").arg(&stream).query_async(connection).await {
+                Ok(groups) => groups,
+                Err(error) if error.to_string().contains("no such key") => continue,
+                Err(error) => return Err(error).context("list groups"),
+            };
+        found.extend(groups.groups.into_iter().map(|group| (stream.clone(), group.name)));
+    }
+    Ok(found)
+}
+
+async fn plant(
+    connection: &mut MultiplexedConnection,
+    queue: &str,
+    how: usize,
+    recorder: &Recorder,
+) -> Result<()> {
+    let at_ms = recorder.now_ms();
+    let mark = format!("planted-{at_ms}-{}", uuid::Uuid::new_v4().simple());
+    let envelope = nobody(Shard(0));
+    let json = events::encode(&envelope)?;
+    let event = match how {
+        0 => "{\"type\":\"RecordingAdmitted\"".to_owned(),
+        1 => "\u{0}\u{1}not json".to_owned(),
+        2 => json.replace(envelope.event.kind(), "RecordingPraised"),
+        _ => json,
+    };
+    let stream = format!("vf:{{00}}:{queue}");
+    let mut command = redis::cmd("XADD");
+    command.arg(stream).arg("*").arg("event_id").arg(&mark).arg("event").arg(event);
+    command.exec_async(connection).await?;
+    recorder.note(|recorded| recorded.planted.push(Planted { mark, at_ms }));
+    Ok(())
+}
+
+async fn add_unknown(connection: &mut MultiplexedConnection) -> Result<()> {
+    let envelope = nobody(Shard(0));
+    let json = events::encode(&envelope)?.replace(envelope.event.kind(), "RecordingPraised");
+    let add = "local seq = redis.call('INCR', KEYS[2]) \
+               return redis.call('XADD', KEYS[1], '*', 'seq', seq, 'event_id', ARGV[1], 'event', ARGV[2])";
+    let (log, seq) = (streams::Source::Log(Shard(0)).key(), streams::keys::seq(Shard(0)));
+    let mut command = redis::cmd("EVAL");
+    command.arg(add).arg(2).arg(log).arg(seq).arg(envelope.event_id.to_string()).arg(json);
+    command.exec_async(connection).await.context("add a fact")
+}
+
+/// An event of a recording that does not exist.
+fn nobody(shard: Shard) -> Envelope {
+    let now = events::now();
+    Envelope {
+        event_id: EventId::from(uuid::Uuid::new_v4()),
+        shard,
+        seq: None,
+        recording: RecordingId::from(uuid::Uuid::new_v4()),
+        tenant: Tenant::default(),
+        generation: 0,
+        round: 0,
+        submitted_at: now,
+        occurred_at: now,
+        trace: None,
+        causation_id: None,
+        event: GenerationActivated { by: "nobody".to_owned() }.into(),
+    }
+}
+
+/// Trims each log to its first fact that is not acknowledged, archived or not.
+async fn trim(connection: &mut MultiplexedConnection) -> Result<()> {
+    let trim = "local group = redis.call('XINFO', 'GROUPS', KEYS[1])[1] \
+                if not group then return 0 end \
+                local keep = group[8] \
+                local pending = redis.call('XPENDING', KEYS[1], group[2], '-', '+', 1)[1] \
+                if pending then keep = pending[1] end \
+                return redis.call('XTRIM', KEYS[1], 'MINID', keep)";
+    for shard in 0..SHARDS {
+        let log = streams::Source::Log(Shard(shard)).key();
+        redis::cmd("EVAL").arg(trim).arg(1).arg(log).exec_async(connection).await.context("trim")?;
+    }
+    Ok(())
+}
