@@ -213,11 +213,16 @@ pub async fn find(api: &Api, caller: &Caller, id: &str) -> Result<Found, Error> 
     })
 }
 
-fn nothing(id: &str) -> Error {
+/// The error for an id under which the caller has nothing.
+pub fn nothing(id: &str) -> Error {
     Error::not_found(format!("the recording {:?}", shorten(id)))
 }
 
-async fn read_manifest(api: &Api, key: &Key) -> Result<Option<Manifest>, Error> {
+/// Reads what stands beside the audio of a drop, if it is there and makes sense.
+///
+/// # Errors
+/// When the store does not answer.
+pub async fn read_manifest(api: &Api, key: &Key) -> Result<Option<Manifest>, Error> {
     match api.store.get_bytes(key, Manifest::BYTES_MAX).await {
         Ok(json) => Ok(Manifest::from_json(&json).ok()),
         Err(StoreError::NotFound { .. }) => Ok(None),

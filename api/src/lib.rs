@@ -4,6 +4,8 @@
 //! - [`recordings`], [`transcripts`], [`openai`], [`backlog`]: the handlers, each with its OpenAPI text beside it;
 //!   [`openapi`] gathers that.
 //! - [`generations`]: runs that transcribe recordings again; [`compare`]: the transcriptions of one recording.
+//! - [`deletions`]: what is deleted, and how far its erasure is.
+//! - [`dead`], [`survey`]: for operators: what was given up, and how everything stands.
 //! - [`upload`]: a body on its way into the audio store. [`drops`]: a drop taken in, found again and waited for.
 //! - [`options`]: what an upload asks for.
 //! - [`keys`]: who is calling, and how often they may. [`pressure`]: whether there is room for more.
@@ -17,6 +19,8 @@ pub mod backlog;
 pub mod call;
 pub mod compare;
 pub mod config;
+pub mod dead;
+pub mod deletions;
 pub mod drops;
 pub mod generations;
 pub mod json;
@@ -30,6 +34,7 @@ pub mod pressure;
 pub mod recordings;
 pub mod reply;
 pub mod routes;
+pub mod survey;
 pub mod transcripts;
 pub mod upload;
 

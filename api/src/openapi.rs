@@ -9,7 +9,7 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use crate::reply::{self, Error};
-use crate::{backlog, compare, generations, openai, recordings, transcripts};
+use crate::{backlog, compare, dead, deletions, generations, openai, recordings, survey, transcripts};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -22,7 +22,7 @@ use crate::{backlog, compare, generations, openai, recordings, transcripts};
         recordings::create,
         recordings::list,
         recordings::get,
-        recordings::delete,
+        deletions::delete,
         transcripts::get,
         transcripts::search,
         generations::create,
@@ -40,6 +40,11 @@ use crate::{backlog, compare, generations, openai, recordings, transcripts};
         openai::translate,
         backlog::get,
         backlog::models,
+        survey::get,
+        dead::list,
+        dead::get,
+        dead::replay,
+        dead::delete,
         get,
     )
 )]

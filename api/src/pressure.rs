@@ -7,7 +7,7 @@ use events::{Lane, Shard};
 use serde::Serialize;
 use service::env::ByteSize;
 use service::store::{AudioStore, Key};
-use streams::{Backlog, Queue, Source};
+use streams::{Backlog, Queue, Source, Survey};
 use tokio::sync::Mutex;
 use utoipa::ToSchema;
 
@@ -49,6 +49,7 @@ pub struct Measured {
 /// Measures at most once a second, however many ask.
 pub struct Pressure {
     last: Mutex<Option<(Instant, Result<Measured, Error>)>>,
+    surveyed: Mutex<Option<(Instant, Result<Survey, Error>)>>,
     folder: Option<PathBuf>,
 }
 
@@ -56,7 +57,11 @@ impl Pressure {
     /// The pressure on everything behind the API.
     pub fn new(store: &AudioStore) -> Pressure {
         let inside = Key::new(["incoming"]).ok().and_then(|key| store.local_path(&key));
-        Pressure { last: Mutex::default(), folder: inside.and_then(|path| path.parent().map(Path::to_owned)) }
+        Pressure {
+            last: Mutex::default(),
+            surveyed: Mutex::default(),
+            folder: inside.and_then(|path| path.parent().map(Path::to_owned)),
+        }
     }
 
     /// Says whether new audio may come into `lane`.
@@ -83,6 +88,20 @@ impl Pressure {
         let measured = self.measure_now(api).await;
         *last = Some((Instant::now(), measured.clone()));
         measured
+    }
+
+    /// Returns a survey of the last second.
+    ///
+    /// # Errors
+    /// 503 when the queue does not answer.
+    pub async fn survey(&self, api: &Api) -> Result<Survey, Error> {
+        let mut last = self.surveyed.lock().await;
+        if let Some((_, survey)) = last.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
+            return survey.clone();
+        }
+        let survey = api.ask(api.log.survey()).await;
+        *last = Some((Instant::now(), survey.clone()));
+        survey
     }
 
     async fn measure_now(&self, api: &Api) -> Result<Measured, Error> {

@@ -394,18 +394,3 @@ pub async fn get(api: Api, id: String, call: Call) -> Result<Response, Error> {
     }
     Ok(reply::json(StatusCode::OK, &Recording::of(&caller, found)))
 }
-
-/// Delete a recording
-///
-/// Not available in this release: deleting must also reach the audio, the queues, the archive and the log, and what
-/// does that is not there yet. The answer is always 405.
-#[utoipa::path(
-    delete, path = "/v1/recordings/{id}", tag = "recordings", operation_id = "delete_recording",
-    params(("id" = String, Path, description = "Id of the recording or of its drop")),
-    responses((status = 405, description = "Not available in this release", body = ErrorBody))
-)]
-pub async fn delete(api: Api, _id: String, call: Call) -> Result<Response, Error> {
-    api.keys.caller(&call.headers).await?;
-    let message = "deleting recordings is not available in this release; nothing was deleted";
-    Err(Error::new(Kind::Method, "deletion_unavailable", message).finally())
-}

@@ -257,6 +257,13 @@ pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
     text_as(status, "application/json", text)
 }
 
+/// A reply that says all by its status: 204.
+pub fn nothing() -> Response {
+    let mut response = Response::new(String::new().into());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
 /// A body of text in some media type.
 pub fn text_as(status: StatusCode, content_type: &'static str, text: String) -> Response {
     let mut response = Response::new(text.into());

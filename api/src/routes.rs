@@ -13,7 +13,10 @@ use warp::{Filter, Rejection, path};
 use crate::api::Api;
 use crate::call::call;
 use crate::reply::{self, Detail, Error};
-use crate::{backlog, compare, generations, metrics, openai, openapi, recordings, transcripts, upload};
+use crate::{
+    backlog, compare, dead, deletions, generations, metrics, openai, openapi, recordings, survey,
+    transcripts, upload,
+};
 
 /// Every route by its name: method and path, as in the OpenAPI document.
 pub fn table(api: &Api) -> Table {
@@ -30,6 +33,7 @@ pub fn table(api: &Api) -> Table {
     let recordings = || api().and(path!("v1" / "recordings"));
     let recording = || api().and(path!("v1" / "recordings" / String));
     let transcript = || api().and(path!("v1" / "recordings" / String / "transcript"));
+    let letter = || api().and(path!("v1" / "dead" / String));
     let transcribe = || api().and(path!("v1" / "audio" / "transcriptions"));
     let runs = || api().and(path!("v1" / "generations"));
     let run = || api().and(path!("v1" / "generations" / String));
@@ -51,7 +55,7 @@ pub fn table(api: &Api) -> Table {
         .add("POST /v1/recordings", recordings().and(post()).and(call()).and(body()).then(recordings::create))
         .add("GET /v1/recordings", recordings().and(get()).and(call()).then(recordings::list))
         .add("GET /v1/recordings/{id}", recording().and(get()).and(call()).then(recordings::get))
-        .add("DELETE /v1/recordings/{id}", recording().and(delete()).and(call()).then(recordings::delete))
+        .add("DELETE /v1/recordings/{id}", recording().and(delete()).and(call()).then(deletions::delete))
         .add("GET /v1/recordings/{id}/transcript", transcript().and(get()).and(call()).then(transcripts::get))
         .add("POST /v1/generations", runs().and(post()).and(call()).and(body()).then(generations::create))
         .add("GET /v1/generations", runs().and(get()).and(call()).then(generations::list))
@@ -102,6 +106,14 @@ pub fn table(api: &Api) -> Table {
         )
         .add("GET /v1/backlog", api().and(path!("v1" / "backlog")).and(get()).and(call()).then(backlog::get))
         .add("GET /v1/models", api().and(path!("v1" / "models")).and(get()).and(call()).then(backlog::models))
+        .add("GET /v1/survey", api().and(path!("v1" / "survey")).and(get()).and(call()).then(survey::get))
+        .add("GET /v1/dead", api().and(path!("v1" / "dead")).and(get()).and(call()).then(dead::list))
+        .add("GET /v1/dead/{id}", letter().and(get()).and(call()).then(dead::get))
+        .add("DELETE /v1/dead/{id}", letter().and(delete()).and(call()).then(dead::delete))
+        .add(
+            "POST /v1/dead/{id}/replay",
+            api().and(path!("v1" / "dead" / String / "replay")).and(post()).and(call()).then(dead::replay),
+        )
         .add("GET /openapi.json", path!("openapi.json").and(get()).then(openapi::get))
         .mount(&["GET /health", "GET /health/live", "GET /health/ready", "GET /metrics"], admin)
 }
@@ -185,8 +197,7 @@ fn finish(names: &[&'static str], at: Instant, path: &str, mut response: Respons
         reply::set_header(&mut response, "openai-processing-ms", &took_ms.to_string());
     }
     if status == StatusCode::METHOD_NOT_ALLOWED {
-        let allowed =
-            methods(names, path).filter(|&method| method != "DELETE").collect::<Vec<_>>().join(", ");
+        let allowed = methods(names, path).collect::<Vec<_>>().join(", ");
         if let Ok(allowed) = HeaderValue::from_str(&allowed) {
             response.headers_mut().insert(ALLOW, allowed);
         }

@@ -4,7 +4,6 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde::Deserialize;
-use serde_json::json;
 
 use crate::client::{Client, recording_path};
 use crate::config::Config;
@@ -49,7 +48,7 @@ pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCo
         Some(number) => format!("{path}/generations/{number}/cancel"),
         None => format!("{path}/cancel"),
     };
-    let act: Act = client.post(&path, &json!({})).await?;
+    let act: Act = client.act(&path).await?;
     let numbers: Vec<String> = act.generations.iter().map(ToString::to_string).collect();
     out::line(&format!("cancelled generation {} of {}", numbers.join(", "), act.recording_id))?;
     Ok(ExitCode::SUCCESS)

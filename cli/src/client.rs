@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use reqwest::{Body, Method, RequestBuilder, Response};
+use reqwest::{Body, Method, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use transcript::{Format, Status};
@@ -229,6 +229,15 @@ impl Client {
         self.get(&recording_path(id), &[]).await
     }
 
+    /// Deletes a recording or a drop; tells whether everything of it is erased already.
+    ///
+    /// # Errors
+    /// As the API says.
+    pub async fn delete(&self, id: &str) -> Result<bool, Error> {
+        let response = self.send(self.request(Method::DELETE, &recording_path(id), &[])).await?;
+        Ok(response.status() == StatusCode::NO_CONTENT)
+    }
+
     /// [`Client::recording`] as the JSON that came.
     ///
     /// # Errors
@@ -304,6 +313,22 @@ impl Client {
     pub async fn text(&self, path: &str, query: &[(String, String)]) -> Result<String, Error> {
         let response = self.send(self.request(Method::GET, path, query)).await?;
         response.text().await.map_err(|error| self.unreachable(&error))
+    }
+
+    /// What a POST without a body gives, as a value.
+    ///
+    /// # Errors
+    /// As the API says.
+    pub async fn act<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        self.read(self.send(self.request(Method::POST, path, &[])).await?).await
+    }
+
+    /// Removes what lies under a path.
+    ///
+    /// # Errors
+    /// As the API says.
+    pub async fn remove(&self, path: &str) -> Result<(), Error> {
+        self.send(self.request(Method::DELETE, path, &[])).await.map(drop)
     }
 
     fn request(&self, method: Method, path: &str, query: &[(String, String)]) -> RequestBuilder {

@@ -7,7 +7,10 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::config::Config;
-use crate::{cancel, compare, down, drop, get, keys, list, models, replay, search, status, transcribe, up};
+use crate::{
+    cancel, compare, dead, delete, down, drop, get, keys, list, models, replay, retention, search, status,
+    top, transcribe, up,
+};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -52,12 +55,20 @@ pub enum Command {
     Compare(compare::Arguments),
     /// Stop a transcription that is under way
     Cancel(cancel::Arguments),
+    /// Delete recordings for good, with their audio and all else
+    Delete(delete::Arguments),
     /// Start the whole service on this machine, private to one folder
     Up(up::Arguments),
     /// Stop what `up` started
     Down(down::Arguments),
     /// Tell how what `up` started is doing
     Status(status::Arguments),
+    /// List what was given up, replay it or throw it away
+    Dead(dead::Arguments),
+    /// Watch queues, log and workers
+    Top(top::Arguments),
+    /// Say how long audio, transcripts and events are kept
+    Retention(retention::Arguments),
     /// Make, list and revoke API keys
     Keys(keys::Arguments),
     /// Fetch and list models
@@ -85,6 +96,10 @@ pub fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
             Command::Replay(arguments) => replay::run(arguments, &config).await,
             Command::Compare(arguments) => compare::run(arguments, &config).await,
             Command::Cancel(arguments) => cancel::run(arguments, &config).await,
+            Command::Dead(arguments) => dead::run(arguments, &config).await,
+            Command::Top(arguments) => top::run(arguments, &config).await,
+            Command::Delete(arguments) => delete::run(arguments, &config).await,
+            Command::Retention(arguments) => retention::run(arguments, &config).await,
             Command::Up(arguments) => up::run(arguments, &config).await,
             Command::Down(arguments) => down::run(arguments, &config).await,
             Command::Status(arguments) => status::run(arguments, &config).await,

@@ -10,9 +10,9 @@ use transcript::compare::text::{Style, text};
 
 use crate::client::{Client, recording_path};
 use crate::config::Config;
+use crate::out;
 use crate::replay::run_path;
 use crate::wishes::Server;
-use crate::out;
 
 /// What to compare.
 #[derive(Debug, Args)]

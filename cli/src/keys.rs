@@ -40,6 +40,9 @@ pub enum Action {
         /// Whose recordings it opens
         #[arg(long, default_value_t)]
         tenant: Tenant,
+        /// Whether it opens what is of the whole deployment too: dead letters and `top`
+        #[arg(long)]
+        operator: bool,
     },
     /// List all keys, revoked ones too
     List,
@@ -63,7 +66,18 @@ Examples:
 /// # Errors
 /// As the database says.
 pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCode> {
-    let url = database_url(arguments.database_url.as_deref(), config)?;
+    let views = open(arguments.database_url.as_deref(), config).await?;
+    let done = act(&views, arguments).await;
+    views.close().await;
+    done
+}
+
+/// Opens the database that `flag` names, else the environment, else what runs here.
+///
+/// # Errors
+/// When there is none, or nobody has prepared it.
+pub async fn open(flag: Option<&str>, config: &Config) -> anyhow::Result<Views> {
+    let url = database_url(flag, config)?;
     let views = Views::connect(&url, &views::Options { max_connections: 1, ..views::Options::default() })
         .await
         .context("connect to the database (VOICEFORGE_DATABASE_URL)")?;
@@ -73,15 +87,13 @@ pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCo
         }
         error => error.into(),
     })?;
-    let done = act(&views, arguments).await;
-    views.close().await;
-    done
+    Ok(views)
 }
 
 async fn act(views: &Views, arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.action {
-        Action::Create { name, tenant } => {
-            let new = views.create_key(&tenant, &name).await?;
+        Action::Create { name, tenant, operator } => {
+            let new = views.create_key(&tenant, &name, operator).await?;
             if arguments.json {
                 let mut value = as_json(&new.key);
                 value["secret"] = new.secret.into();
@@ -102,7 +114,9 @@ async fn act(views: &Views, arguments: Arguments) -> anyhow::Result<ExitCode> {
                 }
             } else {
                 let mut rows = vec![
-                    ["id", "begins with", "tenant", "made", "revoked", "name"].map(str::to_owned).to_vec(),
+                    ["id", "begins with", "tenant", "may", "made", "revoked", "name"]
+                        .map(str::to_owned)
+                        .to_vec(),
                 ];
                 rows.extend(keys.iter().map(row));
                 out::table(&rows)?;
@@ -136,6 +150,7 @@ fn as_json(key: &ApiKey) -> serde_json::Value {
         "prefix": key.prefix,
         "tenant": key.tenant.as_str(),
         "name": key.name,
+        "operator": key.is_operator,
         "created_at": key.created_at.to_string(),
         "revoked_at": key.revoked_at.map(|at| at.to_string()),
     })
@@ -146,6 +161,7 @@ fn row(key: &ApiKey) -> Vec<String> {
         key.id.to_string(),
         format!("{}...", key.prefix),
         key.tenant.to_string(),
+        if key.is_operator { "operate" } else { "use" }.to_owned(),
         out::second(&key.created_at.to_string()),
         key.revoked_at.map_or("-".to_owned(), |at| out::second(&at.to_string())),
         key.name.clone(),

@@ -1,7 +1,8 @@
 //! What the command `voiceforge` is made of.
 //!
 //! - [`command`]: what can be typed; then one file for each command: [`up`], [`down`], [`status`], [`drop`], [`get`],
-//!   [`list`], [`search`], [`replay`], [`compare`], [`cancel`], [`keys`], [`transcribe`], [`models`].
+//!   [`list`], [`search`], [`delete`], [`replay`], [`compare`], [`cancel`], [`retention`], [`dead`], [`top`], [`keys`],
+//!   [`transcribe`], [`models`].
 //! - [`config`]: what the environment says; [`wishes`]: the options that several commands share.
 //! - [`client`]: the HTTP API as it is seen from here.
 //! - [`stack`]: a whole deployment on this machine, private to one folder.
@@ -13,6 +14,8 @@ pub mod client;
 pub mod command;
 pub mod compare;
 pub mod config;
+pub mod dead;
+pub mod delete;
 pub mod down;
 pub mod drop;
 pub mod get;
@@ -24,9 +27,11 @@ pub mod models;
 pub mod out;
 pub mod progress;
 pub mod replay;
+pub mod retention;
 pub mod search;
 pub mod stack;
 pub mod status;
+pub mod top;
 pub mod transcribe;
 pub mod up;
 pub mod wishes;

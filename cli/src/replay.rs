@@ -11,9 +11,9 @@ use transcript::Status;
 
 use crate::client::Client;
 use crate::config::Config;
+use crate::out;
 use crate::progress::{Progress, clock};
 use crate::wishes::{Server, Wishes};
-use crate::out;
 
 /// Which recordings and how.
 #[derive(Debug, Args)]
@@ -392,7 +392,7 @@ async fn show(one: One, config: &Config) -> anyhow::Result<ExitCode> {
 
 async fn act(one: One, what: &str, config: &Config) -> anyhow::Result<ExitCode> {
     let client = Client::new(&one.server, config)?;
-    let told: Value = client.post(&format!("{}/{what}", run_path(&one.run)), &json!({})).await?;
+    let told: Value = client.act(&format!("{}/{what}", run_path(&one.run))).await?;
     tell(&told, one.json)?;
     Ok(ExitCode::SUCCESS)
 }

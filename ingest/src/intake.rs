@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use events::{
-    Activation, Audio, Cause, Claim, DropIdentity, Envelope, Event, EventId, RecordingAdmitted, RecordingId,
-    RecordingRejected, Settings, Shard, Tenant, TranscriptionRequested,
+    Activation, Audio, Cause, Claim, Deletion, DropIdentity, Envelope, Event, EventId, Manifest,
+    RecordingAdmitted, RecordingId, RecordingRejected, Settings, Shard, Tenant, TranscriptionRequested,
 };
 use futures::FutureExt;
 use jiff::Timestamp;
@@ -80,6 +80,8 @@ enum Taken {
     Repeated,
     /// Another drop brought the same before.
     Duplicate,
+    /// It was deleted before.
+    Deleted,
 }
 
 impl Ingest {
@@ -112,6 +114,9 @@ impl Stage for Ingest {
     /// Ends a drop that killed its workers: rejected for its sender, and a dead letter for the operator.
     async fn give_up(&self, delivery: Delivery, cause: Cause) {
         let head = drop::read(delivery.entry()).head;
+        if let Ok(true) = self.log.is_drop_deleted(&head.id, &head.tenant).await {
+            return self.forget(delivery, &head).await;
+        }
         match self.reject(delivery.entry(), &head, &cause).await {
             Ok(()) => drop(delivery.fail(cause).await),
             Err(error) => self.put_off(delivery, Cause::new("redis", error.to_string())).await,
@@ -129,6 +134,17 @@ impl Ingest {
                 fields = read.unknown.join(", "),
                 "the drop has fields that mean nothing here"
             );
+        }
+        // Nobody has worked on a drop that is delivered for the first time. Any other may be admitted already: it is
+        // taken in once more, which finds out, and deleted then.
+        if delivery.entry().deliveries <= 1 {
+            match self.log.is_drop_deleted(&read.head.id, &read.head.tenant).await {
+                Ok(false) => {}
+                Ok(true) => return self.forget(delivery, &read.head).await,
+                Err(error) => {
+                    return self.put_off(delivery, Cause::new("redis", error.to_string())).await;
+                }
+            }
         }
         // A panic over one drop's bytes is that drop's failure and nobody else's.
         let taken = AssertUnwindSafe(self.take_in(&delivery, &read)).catch_unwind().await;
@@ -240,7 +256,7 @@ impl Ingest {
             let (bytes, audio_ms) = (gathered.bytes, length.ms);
             tracing::info!(drop = head.id, recording = %named.recording, bytes, audio_ms, "admitted");
         }
-        self.conclude(head, order, &named, admission, &fingerprint).await
+        self.conclude(entry, head, order, &named, admission, &fingerprint).await
     }
 
     /// Refuses audio that is not what the drop says, or too long by its own header. Where the header tells nothing,
@@ -264,9 +280,11 @@ impl Ingest {
         Ok(())
     }
 
-    /// Keeps what became of the drop, and only then removes audio that nothing refers to.
+    /// Keeps what became of the drop, and only then removes audio that nothing refers to, and deletes a recording that
+    /// nobody wants any more.
     async fn conclude(
         &self,
+        entry: &Entry,
         head: &Head,
         order: &Order,
         named: &Named,
@@ -276,6 +294,7 @@ impl Ingest {
         let (recording, taken) = match admission {
             Admission::Admitted => (named.recording, Taken::Admitted),
             Admission::Repeated => (named.recording, Taken::Repeated),
+            Admission::Deleted => (named.recording, Taken::Deleted),
             Admission::Duplicate { recording, fingerprint: theirs } => {
                 if let Some(key) = order.key.as_deref().filter(|_| theirs != fingerprint) {
                     let message = format!(
@@ -293,8 +312,11 @@ impl Ingest {
         let duplicate = taken == Taken::Duplicate;
         let outcome = DropOutcome { recording: Some(recording), duplicate, cause: None };
         self.log.set_drop_outcome(&head.id, &outcome).await.map_err(setback)?;
-        if duplicate {
+        if matches!(taken, Taken::Duplicate | Taken::Deleted) {
             self.remove(&named.audio).await;
+        } else if self.log.is_drop_deleted(&head.id, &head.tenant).await.map_err(setback)? {
+            // Whoever deletes a drop sets the mark and then looks what became of it: one of us two sees the other.
+            self.delete(recording, entry, head).await.map_err(setback)?;
         }
         Ok(taken)
     }
@@ -361,7 +383,47 @@ impl Ingest {
         delivery.put_off(WAIT).await;
     }
 
+    /// Ends a drop that was deleted before it was a recording.
+    async fn forget(&self, delivery: Delivery, head: &Head) {
+        match self.end_unwanted(delivery.entry(), head).await {
+            Ok(()) => {
+                for key in [Manifest::audio_key(&head.id), Manifest::key(&head.id)] {
+                    if let Ok(key) = Key::parse(&key) {
+                        self.remove(&key).await;
+                    }
+                }
+                delivery.finish(Outputs::default()).await;
+            }
+            Err(error) => self.put_off(delivery, Cause::new("redis", error.to_string())).await,
+        }
+    }
+
+    /// Records that a drop is deleted, where its sender finds it, under the id that its refusal would have.
+    async fn end_unwanted(&self, entry: &Entry, head: &Head) -> Result<(), Error> {
+        let (_, recording) = name_refused(entry, head);
+        self.delete(recording, entry, head).await?;
+        tracing::info!(drop = head.id, %recording, "the drop was deleted before it was taken in");
+        let outcome = DropOutcome { recording: Some(recording), duplicate: false, cause: None };
+        self.log.set_drop_outcome(&head.id, &outcome).await
+    }
+
+    async fn delete(&self, recording: RecordingId, entry: &Entry, head: &Head) -> Result<(), Error> {
+        let deletion = Deletion {
+            recording,
+            tenant: head.tenant.clone(),
+            submitted_at: dropped_at(&entry.id, events::now()),
+            drop_id: Some(head.id.clone()),
+            by: "api".to_owned(),
+        };
+        let fact = deletion.envelope(self.log.shards());
+        let message = Message::fact(&fact).map_err(|error| Error::Misconfigured(error.to_string()))?;
+        self.log.delete(fact.shard, recording, &message).await.map(|_| ())
+    }
+
     async fn refuse(&self, delivery: Delivery, read: &Read, cause: Cause, leftover: Option<Key>) {
+        if let Ok(true) = self.log.is_drop_deleted(&read.head.id, &read.head.tenant).await {
+            return self.forget(delivery, &read.head).await;
+        }
         let rejected = self.reject(delivery.entry(), &read.head, &cause).await;
         match rejected {
             Ok(()) => {
@@ -387,10 +449,7 @@ impl Ingest {
 
     /// Records that a drop is refused, where its sender finds it: in the log and under its drop id.
     async fn reject(&self, entry: &Entry, head: &Head, cause: &Cause) -> Result<(), Error> {
-        let brought = digest_fields(entry);
-        let identity = DropIdentity::derive(&head.id, &brought);
-        let claim = Claim::by_content(&head.tenant, &brought, b"rejected");
-        let recording = RecordingId::derive(&claim, &identity);
+        let (identity, recording) = name_refused(entry, head);
         let shard = recording.shard(self.log.shards());
         let rejected =
             RecordingRejected { drop_id: head.id.clone(), name: head.name.clone(), cause: cause.clone() };
@@ -420,6 +479,7 @@ impl Taken {
             Taken::Admitted => "admitted",
             Taken::Repeated => "repeated",
             Taken::Duplicate => "duplicate",
+            Taken::Deleted => "deleted",
         }
     }
 }
@@ -431,6 +491,15 @@ pub(crate) struct Named {
     recording: RecordingId,
     shard: Shard,
     pub(crate) audio: Key,
+}
+
+/// Names the recording that a drop stands for which never becomes one.
+fn name_refused(entry: &Entry, head: &Head) -> (DropIdentity, RecordingId) {
+    let brought = digest_fields(entry);
+    let identity = DropIdentity::derive(&head.id, &brought);
+    let claim = Claim::by_content(&head.tenant, &brought, b"rejected");
+    let recording = RecordingId::derive(&claim, &identity);
+    (identity, recording)
 }
 
 fn audio_key(tenant: &Tenant, recording: RecordingId) -> Key {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use service::env::{self, Database, Reader, Redis};
+use service::env::{self, Database, Reader, Redis, Value};
 use streams::stage::{Inlet, Options};
 use views::Policies;
 
@@ -75,6 +75,33 @@ pub struct KeeperConfig {
     pub runs_every: Duration,
     /// How much undone audio the replay lane may hold before a run requests no more.
     pub replay_ahead: Duration,
+    /// How often is looked for what is older than it is kept.
+    pub retain_every: Duration,
+    /// How long what was erased may stay in the append-only file of Redis.
+    pub rewrite_after: RewriteAfter,
+}
+
+/// How long after an erasure Redis is asked to write its append-only file anew; `None` for never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RewriteAfter(pub Option<Duration>);
+
+impl Value for RewriteAfter {
+    const PLACEHOLDER: &'static str = "DURATION|never";
+
+    fn expects() -> String {
+        format!("{}, or never", Duration::expects())
+    }
+
+    fn parse(text: &str) -> Result<RewriteAfter, String> {
+        match text {
+            "never" => Ok(RewriteAfter(None)),
+            text => Duration::parse(text).map(|after| RewriteAfter(Some(after))),
+        }
+    }
+
+    fn show(&self) -> String {
+        self.0.map_or("never".to_owned(), |after| after.show())
+    }
 }
 
 impl KeeperConfig {
@@ -105,6 +132,15 @@ impl KeeperConfig {
                     "undone audio in the replay lane above which reprocessing runs request no more",
                 )
                 .or("10min"),
+            retain_every: from
+                .setting("retain-every", "how often is looked for what is older than it is kept")
+                .or("10min"),
+            rewrite_after: from
+                .setting(
+                    "rewrite-after",
+                    "how long after an erasure Redis is asked to write its append-only file anew, or never",
+                )
+                .or("1h"),
         }
     }
 }

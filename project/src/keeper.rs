@@ -11,8 +11,11 @@ use views::Views;
 use crate::config::KeeperConfig;
 use crate::metrics;
 
+pub mod erase;
 pub mod gaps;
+pub mod retain;
 pub mod runs;
+pub mod survey;
 pub mod sweep;
 pub mod trim;
 
@@ -23,6 +26,8 @@ pub struct Keeper {
     sweeper: sweep::Sweeper,
     gaps: gaps::Gaps,
     runs: Option<runs::Runs>,
+    eraser: erase::Eraser,
+    retainer: retain::Retainer,
     config: KeeperConfig,
     name: String,
 }
@@ -37,10 +42,13 @@ impl Keeper {
             ahead: config.replay_ahead,
             missing_after: config.missing_after,
         };
-        let runs =
-            runs::Runs::new(SharedLog::clone(&log), views.clone(), store.clone(), options, name.clone());
-        let sweeper = sweep::Sweeper::new(SharedLog::clone(&log), views.clone(), store, config.missing_after);
-        Keeper { log, views, sweeper, gaps: gaps::Gaps::default(), runs: Some(runs), config, name }
+        let shared = || SharedLog::clone(&log);
+        let runs = runs::Runs::new(shared(), views.clone(), store.clone(), options, name.clone());
+        let sweeper = sweep::Sweeper::new(shared(), views.clone(), store.clone(), config.missing_after);
+        let eraser = erase::Eraser::new(shared(), views.clone(), store.clone(), config.rewrite_after.0);
+        let retainer = retain::Retainer::new(shared(), views.clone(), store, config.retain_every);
+        let gaps = gaps::Gaps::default();
+        Keeper { log, views, sweeper, gaps, runs: Some(runs), eraser, retainer, config, name }
     }
 
     /// Does the chores again and again until `shutdown`.
@@ -55,6 +63,13 @@ impl Keeper {
             }
             if self.has_lease("gaps").await {
                 report("gaps", self.gaps.look(&self.log, &self.views).await);
+            }
+            report("survey", survey::survey(&self.log, &self.views).await);
+            if self.has_lease("retain").await {
+                report("retain", self.retainer.retain().await);
+            }
+            if self.has_lease("erase").await {
+                report("erase", self.eraser.erase().await);
             }
             if self.config.trim && self.has_lease("trim").await {
                 report("trim", trim::archived(&self.log, &self.views).await);

@@ -2,8 +2,8 @@
 //!
 //! `voiceforge-project` folds the facts into tables and archives them ([`project`]); it does nothing else.
 //! `voiceforge-keeper` does the chores of the deployment ([`keeper`]), each under a lease so that several may run:
-//! handing accepted drops in again that went missing, trimming the logs below what is archived, and doing reprocessing
-//! runs.
+//! handing accepted drops in again that went missing, erasing what is deleted, letting go what is too old, trimming the
+//! logs below what is archived, and doing reprocessing runs.
 
 pub mod config;
 pub mod keeper;

@@ -117,7 +117,7 @@ fn a_tenant_cannot_be_chosen_by_a_field() {
 fn a_revoked_key_ends() {
     with_world(|world| async move {
         world.key("keeps").await;
-        let made = world.views.create_key(&"acme".parse().unwrap(), "gone").await.unwrap();
+        let made = world.views.create_key(&"acme".parse().unwrap(), "gone", false).await.unwrap();
         assert!(world.views.revoke_key(made.key.id).await.unwrap());
         assert_eq!(world.get_with("/v1/models", &made.secret).await.status, StatusCode::UNAUTHORIZED);
     });

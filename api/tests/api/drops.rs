@@ -251,17 +251,6 @@ fn bad_uploads_are_answered_and_leave_nothing_behind() {
 }
 
 #[test]
-fn deleting_is_said_to_be_missing_and_not_faked() {
-    with_world(|world| async move {
-        let reply = world.request("DELETE", "/v1/recordings/x").send().await;
-        expect!["405 invalid_request_error deletion_unavailable -: deleting recordings is not available in this release; nothing was deleted"]
-            .assert_eq(&reply.error());
-        assert_eq!(reply.header("allow"), "GET");
-        assert_eq!(reply.header("x-should-retry"), "false");
-    });
-}
-
-#[test]
 fn what_is_not_there_is_404_in_the_same_shape() {
     with_world(|world| async move {
         expect![[r#"404 invalid_request_error not_found -: the recording "nope" does not exist"#]]

@@ -4,6 +4,8 @@
 mod support;
 
 mod auth;
+mod dead;
+mod deletion;
 mod drops;
 mod generations;
 mod limits;

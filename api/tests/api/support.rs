@@ -174,7 +174,12 @@ impl World {
 
     /// Makes a key and returns its secret.
     pub async fn key(&self, tenant: &str) -> String {
-        self.views.create_key(&tenant.parse().unwrap(), "test").await.unwrap().secret
+        self.views.create_key(&tenant.parse().unwrap(), "test", false).await.unwrap().secret
+    }
+
+    /// Makes a key that opens what is of the whole deployment, and returns its secret.
+    pub async fn operator_key(&self) -> String {
+        self.views.create_key(&Tenant::default(), "operator", true).await.unwrap().secret
     }
 
     /// What lies in the audio store, sorted.
@@ -219,6 +224,7 @@ impl World {
             causation_id: None,
             event: Event::RecordingDeleted(RecordingDeleted {
                 by: "nobody: a first cause needs some event".to_owned(),
+                drop_id: None,
             }),
         };
         let settings = Settings {

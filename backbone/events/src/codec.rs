@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::envelope::Envelope;
+use crate::envelope::{Envelope, now};
 use crate::event::*;
 use crate::id::{EventId, RecordingId, Shard, Tenant};
 
@@ -179,6 +179,39 @@ pub fn encode(envelope: &Envelope) -> Result<String, CodecError> {
 /// [`CodecError::Malformed`] for anything that is not an envelope. Unknown types and newer versions are values.
 pub fn decode(json: &[u8]) -> Result<Decoded, CodecError> {
     decode_with(json, UPCASTERS)
+}
+
+/// Makes the failure that follows from work that cannot be read, as far as its head can: so that what it was about ends.
+/// `None` when not even that is told.
+pub fn end_unreadable(json: &[u8], stage: &str, cause: Cause, attempts: u32) -> Option<Envelope> {
+    let wire: Wire<Value> = serde_json::from_slice(json).ok()?;
+    let number = |name: &str| wire.payload.get(name).and_then(Value::as_u64);
+    let segment = number("channel")
+        .and_then(|channel| u16::try_from(channel).ok())
+        .zip(number("index").and_then(|index| u32::try_from(index).ok()));
+    let event: Event = match segment.filter(|_| wire.kind == "SegmentCut") {
+        Some((channel, index)) => {
+            let start_ms = number("start_ms").unwrap_or(0);
+            let end_ms = number("end_ms").unwrap_or(start_ms);
+            SegmentFailed { channel, index, start_ms, end_ms, cause, attempts }.into()
+        }
+        None => RecordingFailed { stage: stage.to_owned(), cause, attempts }.into(),
+    };
+    let unread = Envelope {
+        event_id: wire.event_id,
+        shard: wire.shard,
+        seq: None,
+        recording: wire.recording,
+        tenant: wire.tenant,
+        generation: wire.generation,
+        round: wire.round,
+        submitted_at: wire.submitted_at,
+        occurred_at: wire.occurred_at,
+        trace: wire.trace,
+        causation_id: wire.causation_id,
+        event: event.clone(),
+    };
+    Some(unread.follow(event, now()))
 }
 
 fn decode_with(json: &[u8], upcasters: &[Upcaster]) -> Result<Decoded, CodecError> {

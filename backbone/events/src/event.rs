@@ -109,6 +109,9 @@ pub struct RecordingRejected {
 pub struct RecordingDeleted {
     /// Who or what asked: `api`, `retention`.
     pub by: String,
+    /// The drop it came from: all else that is known of the recording is erased, and its sender may ask by this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drop_id: Option<String>,
 }
 
 /// See [`Event::TranscriptionRequested`].

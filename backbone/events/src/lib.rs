@@ -4,19 +4,22 @@
 //! - [`settings`]: how a recording is to be transcribed, resolved once at admission.
 //! - [`id`]: identities. Each is derived from its cause, so a repeated step gives the same id.
 //! - [`envelope`]: what every event carries besides its payload.
+//! - [`deletion`]: a recording that is to be gone, and the fact that says so.
 //! - [`codec`]: bytes to envelope and back, for every version ever released.
 //! - [`manifest`]: what stands beside the audio of a drop until it has become a recording.
 //!
 //! Nothing here does IO, knows a stream, a table or a model. docs/events.md is the public description.
 
 pub mod codec;
+pub mod deletion;
 pub mod envelope;
 pub mod event;
 pub mod id;
 pub mod manifest;
 pub mod settings;
 
-pub use codec::{CodecError, Decoded, MAX_EVENT_BYTES, decode, encode};
+pub use codec::{CodecError, Decoded, MAX_EVENT_BYTES, decode, encode, end_unreadable};
+pub use deletion::Deletion;
 pub use envelope::{About, Envelope, now};
 pub use event::{
     Audio, Cause, Event, GenerationActivated, GenerationCancelled, RecordingAdmitted, RecordingDecoded,

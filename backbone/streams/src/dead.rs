@@ -122,6 +122,15 @@ impl Dead {
         }
     }
 
+    /// Tells whether it is the drop of this id: its own, or else that of its entry.
+    pub fn is_of_drop(&self, drop_id: &str) -> bool {
+        match self.field("drop").filter(|id| !id.is_empty()) {
+            Some(own) if own == drop_id.as_bytes() => true,
+            // A drop whose own id cannot be one is known by its entry's.
+            _ => self.original_id == drop_id,
+        }
+    }
+
     /// Returns the first original field of that name.
     pub fn field(&self, name: &str) -> Option<&Bytes> {
         self.fields.iter().find(|(field, _)| field == name).map(|(_, value)| value)

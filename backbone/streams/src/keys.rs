@@ -188,6 +188,11 @@ pub fn drop_outcome(drop_id: &str) -> String {
     format!("vf:drop:{drop_id}")
 }
 
+/// The mark that a drop is deleted that is no recording yet; its value is the tenant who may say so.
+pub fn drop_deleted(drop_id: &str) -> String {
+    format!("vf:drop:{drop_id}:deleted")
+}
+
 /// The lease on a chore that one program at a time may do.
 pub fn lease(chore: &str) -> String {
     format!("vf:lease:{chore}")

@@ -33,4 +33,4 @@ pub use log::{
     Message, ModelNote, Outcome, Reader, SharedLog, Trimmed,
 };
 pub use stage::{Delivery, Ended, Options, Outputs, Stage};
-pub use survey::{ConsumerState, GroupState, LogState, QueueState, Survey};
+pub use survey::{ConsumerState, GroupState, LogState, QueueState, QueueTotal, Survey, Worker};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use events::{Cause, Claim, Envelope, Lane, RecordingId, SegmentId, Shard};
+use events::{Cause, Claim, Envelope, Lane, RecordingId, SegmentId, Shard, Tenant};
 use serde::{Deserialize, Serialize};
 
 use crate::append::{Append, Appended, Erased};
@@ -249,6 +249,8 @@ pub enum Admission {
     Admitted,
     /// This recording was admitted before: nothing was written again.
     Repeated,
+    /// This recording is deleted: nothing was written.
+    Deleted,
     /// Another recording holds the claim.
     Duplicate {
         /// That recording.
@@ -460,6 +462,23 @@ pub trait Log: Send + Sync + 'static {
 
     /// Returns what became of a drop, if it was handled within the last week.
     async fn drop_outcome(&self, drop_id: &str) -> Result<Option<DropOutcome>, Error>;
+
+    /// Marks a drop deleted that is no recording yet: whoever takes it in ends it instead. The mark counts for a drop of
+    /// this tenant only.
+    async fn mark_drop_deleted(&self, drop_id: &str, tenant: &Tenant) -> Result<(), Error>;
+
+    /// Tells whether a drop of this tenant is marked deleted.
+    async fn is_drop_deleted(&self, drop_id: &str, tenant: &Tenant) -> Result<bool, Error>;
+
+    /// Returns the tenant that a drop names which waits under its id in the queue: empty when it names none, `None` for
+    /// no such drop.
+    async fn waiting_drop(&self, id: &str) -> Result<Option<String>, Error>;
+
+    /// Removes the dead letters of a drop; returns how many there were.
+    async fn erase_drop(&self, drop_id: &str) -> Result<u64, Error>;
+
+    /// Asks the server to write its append-only file anew, so that what was removed leaves the disk.
+    async fn rewrite_file(&self) -> Result<(), Error>;
 
     /// Returns the speech of a segment as `round` cut it: 16 kHz mono PCM, i16 little endian.
     async fn speech(&self, shard: Shard, segment: &SegmentId, round: u32) -> Result<Option<Bytes>, Error>;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use events::{Claim, Lane, RecordingId, SegmentId, Shard};
+use events::{Claim, Lane, RecordingId, SegmentId, Shard, Tenant};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -36,6 +36,8 @@ struct State {
     streams: HashMap<String, Stream>,
     strings: HashMap<String, Bytes>,
     counters: HashMap<String, (u64, u64)>,
+    /// Entries ever done, by the key of their queue.
+    done: HashMap<String, u64>,
     attempts: HashMap<String, HashMap<String, (u32, Instant)>>,
     models: BTreeMap<String, ModelNote>,
     leases: HashMap<String, (String, Instant)>,
@@ -314,6 +316,7 @@ impl Log for MemoryLog {
             kept.remove(input.attempts_field());
         }
         if commit.source.deletes_done() {
+            *state.done.entry(commit.source.key()).or_default() += 1;
             let stream = state.streams.get_mut(&commit.source.key());
             stream.and_then(|stream| stream.entries.remove(&id));
             let weight = |name| input.text(name).and_then(|v| v.parse::<u64>().ok()).unwrap_or(0);
@@ -403,6 +406,9 @@ impl Log for MemoryLog {
         if state.full {
             return Err(Error::Full { action: "admit a recording" });
         }
+        if state.strings.contains_key(&keys::deleted(admit.shard, admit.recording)) {
+            return Ok(Admission::Deleted);
+        }
         let mark = keys::admitted(admit.shard, admit.recording);
         if state.strings.contains_key(&mark) {
             return Ok(Admission::Repeated);
@@ -449,6 +455,43 @@ impl Log for MemoryLog {
     async fn drop_outcome(&self, drop_id: &str) -> Result<Option<DropOutcome>, Error> {
         let kept = self.lock().strings.get(&keys::drop_outcome(drop_id)).cloned();
         Ok(kept.map(|json| serde_json::from_slice(&json).expect("written by set_drop_outcome()")))
+    }
+
+    async fn mark_drop_deleted(&self, drop_id: &str, tenant: &Tenant) -> Result<(), Error> {
+        let by = Bytes::copy_from_slice(tenant.as_str().as_bytes());
+        self.lock().strings.insert(keys::drop_deleted(drop_id), by);
+        Ok(())
+    }
+
+    async fn is_drop_deleted(&self, drop_id: &str, tenant: &Tenant) -> Result<bool, Error> {
+        let state = self.lock();
+        Ok(state.strings.get(&keys::drop_deleted(drop_id)).is_some_and(|by| by == tenant.as_str().as_bytes()))
+    }
+
+    async fn waiting_drop(&self, id: &str) -> Result<Option<String>, Error> {
+        let state = self.lock();
+        let mut streams =
+            [Lane::Rt, Lane::Batch].map(|lane| state.streams.get(&Source::Ingest(lane).key())).into_iter();
+        Ok(streams.find_map(|stream| {
+            let (given, fields) = stream?.entries.get_key_value(&number(id))?;
+            let tenant = fields.iter().find(|(name, _)| name == "tenant");
+            let tenant = tenant.map_or(String::new(), |(_, by)| String::from_utf8_lossy(by).into_owned());
+            (format!("{given}-0") == id).then_some(tenant)
+        }))
+    }
+
+    async fn erase_drop(&self, drop_id: &str) -> Result<u64, Error> {
+        let mut removed = 0;
+        for dead in self.dead(DeadPlace::Drops, None, usize::MAX).await? {
+            if dead.is_of_drop(drop_id) {
+                removed += u64::from(self.drop_dead(DeadPlace::Drops, &dead.id).await?);
+            }
+        }
+        Ok(removed)
+    }
+
+    async fn rewrite_file(&self) -> Result<(), Error> {
+        Ok(())
     }
 
     async fn speech(&self, shard: Shard, segment: &SegmentId, round: u32) -> Result<Option<Bytes>, Error> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
-use events::{Lane, RecordingId, SegmentId, Shard};
+use events::{Lane, RecordingId, SegmentId, Shard, Tenant};
 use redis::{
     AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, Pipeline, RedisError, ServerErrorKind, Value,
 };
@@ -26,6 +26,7 @@ mod acts;
 mod care;
 mod check;
 mod commits;
+mod drops;
 mod letters;
 mod line;
 mod notes;
@@ -63,7 +64,7 @@ impl Config {
 pub struct RedisLog {
     config: Config,
     client: Client,
-    line: Line,
+    line: Arc<Line>,
     scripts: Arc<Scripts>,
     commits: Arc<Commits>,
 }
@@ -95,7 +96,7 @@ impl RedisLog {
         let log = RedisLog {
             config,
             client,
-            line,
+            line: Arc::new(line),
             scripts: Arc::new(Scripts::new()),
             commits: Arc::default(),
         };
@@ -387,6 +388,26 @@ impl Log for RedisLog {
 
     async fn drop_outcome(&self, drop_id: &str) -> Result<Option<DropOutcome>, Error> {
         RedisLog::drop_outcome(self, drop_id).await
+    }
+
+    async fn mark_drop_deleted(&self, drop_id: &str, tenant: &Tenant) -> Result<(), Error> {
+        RedisLog::mark_drop_deleted(self, drop_id, tenant).await
+    }
+
+    async fn is_drop_deleted(&self, drop_id: &str, tenant: &Tenant) -> Result<bool, Error> {
+        RedisLog::is_drop_deleted(self, drop_id, tenant).await
+    }
+
+    async fn waiting_drop(&self, id: &str) -> Result<Option<String>, Error> {
+        RedisLog::waiting_drop(self, id).await
+    }
+
+    async fn erase_drop(&self, drop_id: &str) -> Result<u64, Error> {
+        RedisLog::erase_drop(self, drop_id).await
+    }
+
+    async fn rewrite_file(&self) -> Result<(), Error> {
+        self.run::<Value>("rewrite the append-only file", &redis::cmd("BGREWRITEAOF")).await.map(drop)
     }
 
     async fn speech(&self, shard: Shard, segment: &SegmentId, round: u32) -> Result<Option<Bytes>, Error> {

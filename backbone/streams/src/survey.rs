@@ -1,11 +1,13 @@
 //! How everything stands: what a live view and an autoscaler ask.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use events::Shard;
+use events::{Lane, Shard};
+use jiff::Timestamp;
 
 use crate::dead::DeadPlace;
-use crate::keys::Source;
+use crate::keys::{Queue, Source};
 use crate::log::Backlog;
 
 /// How all streams of a deployment stand at about one moment.
@@ -30,6 +32,10 @@ pub struct QueueState {
     pub source: Source,
     /// Work that is not done, delivered or not.
     pub backlog: Backlog,
+    /// Entries ever done.
+    pub done: u64,
+    /// When the oldest entry came that is not done; of drops only while somebody has one in hand.
+    pub oldest_at: Option<Timestamp>,
     /// Its readers.
     pub groups: Vec<GroupState>,
 }
@@ -71,4 +77,137 @@ pub struct ConsumerState {
     pub pending: u64,
     /// How long ago it last asked for anything.
     pub idle: Duration,
+}
+
+/// A queue over all shards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueTotal {
+    /// The kind of queue.
+    pub queue: Queue,
+    /// Its lane.
+    pub lane: Lane,
+    /// Work that is not done, delivered or not.
+    pub backlog: Backlog,
+    /// Entries of it that are delivered.
+    pub in_progress: u64,
+    /// Entries ever done.
+    pub done: u64,
+    /// When the oldest entry came that is not done.
+    pub oldest_at: Option<Timestamp>,
+}
+
+/// A worker over everything it reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Worker {
+    /// Its stage.
+    pub stage: String,
+    /// `host:pid:uuid`.
+    pub name: String,
+    /// Entries delivered to it and not done.
+    pub in_progress: u64,
+    /// How long ago it last asked for anything.
+    pub idle: Duration,
+}
+
+/// Names under which entries wait to be claimed, and which are no workers.
+const NOBODY: [&str; 2] = ["retry", "handoff"];
+
+impl Survey {
+    /// Adds each kind of queue and lane up over all shards, in the order audio passes them.
+    pub fn totals(&self) -> Vec<QueueTotal> {
+        let mut totals: Vec<QueueTotal> = Vec::new();
+        for state in &self.queues {
+            let (queue, lane) = match state.source {
+                Source::Ingest(lane) => (Queue::Ingest, lane),
+                Source::Queue(_, queue, lane) => (queue, lane),
+                Source::Log(_) => continue,
+            };
+            let at = totals.iter().position(|total| (total.queue, total.lane) == (queue, lane));
+            let at = at.unwrap_or_else(|| {
+                let backlog = Backlog::default();
+                totals.push(QueueTotal { queue, lane, backlog, in_progress: 0, done: 0, oldest_at: None });
+                totals.len() - 1
+            });
+            let total = &mut totals[at];
+            total.backlog += state.backlog;
+            total.in_progress += state.groups.iter().map(|group| group.pending).sum::<u64>();
+            total.done += state.done;
+            total.oldest_at = [total.oldest_at, state.oldest_at].into_iter().flatten().min();
+        }
+        totals
+    }
+
+    /// Returns everybody who reads anything, by stage and name.
+    pub fn workers(&self) -> Vec<Worker> {
+        let groups = self.queues.iter().flat_map(|queue| &queue.groups);
+        let groups = groups.chain(self.logs.iter().flat_map(|log| &log.groups));
+        let mut workers: BTreeMap<(&str, &str), (u64, Duration)> = BTreeMap::new();
+        for group in groups {
+            for consumer in
+                group.consumers.iter().filter(|consumer| !NOBODY.contains(&consumer.name.as_str()))
+            {
+                let nothing = (0, Duration::MAX);
+                let known = workers.entry((&group.name, &consumer.name)).or_insert(nothing);
+                *known = (known.0 + consumer.pending, known.1.min(consumer.idle));
+            }
+        }
+        let worker = |((stage, name), (in_progress, idle)): ((&str, &str), (u64, Duration))| Worker {
+            stage: stage.to_owned(),
+            name: name.to_owned(),
+            in_progress,
+            idle,
+        };
+        workers.into_iter().map(worker).collect()
+    }
+
+    /// Adds up what each group has to read of the logs: name, unread, delivered and not done.
+    pub fn readers(&self) -> Vec<(String, u64, u64)> {
+        let mut readers: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+        for group in self.logs.iter().flat_map(|log| &log.groups) {
+            let known = readers.entry(&group.name).or_default();
+            *known = (known.0 + group.unread, known.1 + group.pending);
+        }
+        readers.into_iter().map(|(name, (unread, pending))| (name.to_owned(), unread, pending)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_and_workers_are_added_up_over_shards() {
+        let consumer = |name: &str, pending, idle| ConsumerState {
+            name: name.to_owned(),
+            pending,
+            idle: Duration::from_secs(idle),
+        };
+        let state = |shard, entries, oldest: i64, consumers: Vec<ConsumerState>| QueueState {
+            source: Source::Queue(Shard(shard), Queue::Decode, Lane::Batch),
+            backlog: Backlog { entries, audio_ms: entries * 1000, bytes: 0 },
+            done: 5,
+            oldest_at: Timestamp::from_second(oldest).ok(),
+            groups: vec![GroupState {
+                name: "decode".to_owned(),
+                pending: consumers.iter().map(|consumer| consumer.pending).sum(),
+                unread: 0,
+                consumers,
+            }],
+        };
+        let survey = Survey {
+            queues: vec![
+                state(0, 3, 20, vec![consumer("a", 1, 9), consumer("retry", 1, 99)]),
+                state(1, 4, 10, vec![consumer("a", 0, 2), consumer("b", 2, 1)]),
+            ],
+            ..Survey::default()
+        };
+        let [total] = survey.totals().try_into().unwrap();
+        assert_eq!((total.backlog.entries, total.backlog.audio_ms), (7, 7000));
+        assert_eq!((total.in_progress, total.done), (4, 10), "what waits to be claimed is in progress, too");
+        assert_eq!(total.oldest_at, Timestamp::from_second(10).ok());
+        let workers = survey.workers();
+        let told: Vec<_> =
+            workers.iter().map(|w| (w.name.as_str(), w.in_progress, w.idle.as_secs())).collect();
+        assert_eq!(told, [("a", 1, 2), ("b", 2, 1)]);
+    }
 }

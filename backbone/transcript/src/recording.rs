@@ -58,8 +58,13 @@ impl RecordingFacts {
             }
             _ => {}
         }
-        if self.deleted.is_some() {
+        if let Some(deleted) = &self.deleted {
             (self.admitted, self.rejected, self.activated) = (None, None, None);
+            // What the deletion itself says, because it is all that is left to fold once the rest is erased.
+            if let Some(drop_id) = &deleted.fact.drop_id {
+                let Known { round, event_id, occurred_at, .. } = *deleted;
+                self.drop_id = Some(Known { round, event_id, occurred_at, fact: drop_id.clone() });
+            }
         }
     }
 

@@ -345,7 +345,7 @@ fn status_follows_the_events() {
         (Status::Cancelled, 0)
     );
     assert_eq!(
-        status(&[envelope(8, 0, RecordingDeleted { by: "api".into() }), start(), one()]),
+        status(&[envelope(8, 0, RecordingDeleted { by: "api".into(), drop_id: None }), start(), one()]),
         (Status::Deleted, 0)
     );
     let cause = Cause::new("unknown_model", "there is no model big");
@@ -461,7 +461,7 @@ proptest! {
     ) {
         let mut given: Vec<Envelope> = history().into_iter().zip(keep).filter_map(|(e, keep)| keep.then_some(e)).collect();
         if delete {
-            given.push(envelope(20, 0, RecordingDeleted { by: "api".into() }));
+            given.push(envelope(20, 0, RecordingDeleted { by: "api".into(), drop_id: None }));
         }
         prop_assume!(!given.is_empty());
         let straight = Recording::fold(&given).unwrap();

@@ -6,17 +6,19 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
-use events::{Envelope, EventId, RecordingId, Shard};
+use events::{Envelope, Event, EventId, RecordingDeleted, RecordingId, Shard};
 use sqlx::postgres::PgPool;
 use sqlx::{Connection, PgConnection, Row};
 use uuid::Uuid;
 
 use crate::database::Views;
 use crate::entry::Entry;
+use crate::erasures;
 use crate::error::{ApplyError, Error};
 use crate::fold::fold;
 use crate::metrics;
 use crate::projections;
+use crate::schema::Schema;
 use crate::session::Session;
 use crate::state::unsigned;
 use crate::time::At;
@@ -93,9 +95,12 @@ async fn apply(pool: &PgPool, batch: Vec<Entry>) -> Result<Applied, Error> {
         .filter(|entry| fresh.contains(&entry.head.event_id) && seen.insert(entry.head.event_id))
         .collect();
     let envelopes: Vec<&Envelope> = fresh.iter().filter_map(|entry| entry.envelope()).collect();
-    fold(&mut transaction, &serving, &envelopes).await?;
-    insert_archive(&mut transaction, &fresh).await?;
+    let deleted = fold(&mut transaction, &serving, &envelopes).await?;
+    let (kept, unwanted) = split_deleted(&mut transaction, &serving, &fresh, &deleted).await?;
+    insert_archive(&mut transaction, &kept).await?;
     let conflicts = advance(&mut transaction, &batch, &fresh).await?;
+    erasures::declare_erased(&mut transaction, &unwanted).await?;
+    note_erasures(&mut transaction, &envelopes).await?;
     let recordings: BTreeSet<RecordingId> = envelopes.iter().map(|envelope| envelope.recording).collect();
     if !recordings.is_empty() {
         watch::notify(&mut transaction, &recordings).await?;
@@ -130,6 +135,59 @@ async fn insert_inbox(connection: &mut PgConnection, batch: &[Entry]) -> Result<
     Ok(fresh.into_iter().map(EventId::from).collect())
 }
 
+/// Deletions that are folded can be carried out: whatever of the recording comes after this is not archived.
+async fn note_erasures(connection: &mut PgConnection, envelopes: &[&Envelope]) -> Result<(), Error> {
+    let mut deletions: BTreeMap<RecordingId, (&Envelope, &RecordingDeleted)> = BTreeMap::new();
+    for envelope in envelopes {
+        if let Event::RecordingDeleted(deleted) = &envelope.event {
+            deletions.insert(envelope.recording, (envelope, deleted));
+        }
+    }
+    if deletions.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO control.erasures (recording, tenant, submitted_at, drop_id, requested_by, folded_at) \
+         SELECT *, now() FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::text[], $5::text[]) \
+         ON CONFLICT (recording) DO UPDATE SET folded_at = coalesce(erasures.folded_at, excluded.folded_at)",
+    )
+    .bind(deletions.keys().map(|id| id.as_uuid()).collect::<Vec<_>>())
+    .bind(deletions.values().map(|(envelope, _)| envelope.tenant.as_str()).collect::<Vec<_>>())
+    .bind(deletions.values().map(|(envelope, _)| At::submitted(envelope)).collect::<Vec<_>>())
+    .bind(deletions.values().map(|(_, deleted)| deleted.drop_id.clone()).collect::<Vec<_>>())
+    .bind(deletions.values().map(|(_, deleted)| deleted.by.clone()).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Splits off the facts that are not to be archived, because their recording is deleted; returns their places.
+async fn split_deleted<'a>(
+    connection: &mut PgConnection,
+    serving: &Schema,
+    fresh: &[&'a Entry],
+    deleted: &BTreeSet<RecordingId>,
+) -> Result<(Vec<&'a Entry>, Vec<(i32, i64)>), Error> {
+    // The fold has not looked at what it does not understand.
+    let unknown: Vec<Uuid> = fresh
+        .iter()
+        .filter(|entry| entry.envelope().is_none())
+        .map(|entry| entry.head.recording.as_uuid())
+        .collect();
+    let mut deleted = deleted.clone();
+    if !unknown.is_empty() {
+        let sql = "SELECT id FROM {schema}.recordings WHERE id = ANY($1) AND status = 'deleted' \
+                   ORDER BY id FOR SHARE";
+        let ids: Vec<Uuid> = sqlx::query_scalar(serving.sql(sql)).bind(unknown).fetch_all(connection).await?;
+        deleted.extend(ids.into_iter().map(RecordingId::from));
+    }
+    let (unwanted, kept): (Vec<&Entry>, Vec<&Entry>) = fresh
+        .iter()
+        .partition(|entry| entry.head.kind != "RecordingDeleted" && deleted.contains(&entry.head.recording));
+    let places = unwanted.iter().map(|entry| (i32::from(entry.head.shard), entry.head.seq)).collect();
+    Ok((kept, places))
+}
+
 async fn insert_archive(connection: &mut PgConnection, fresh: &[&Entry]) -> Result<(), Error> {
     if fresh.is_empty() {
         return Ok(());
@@ -141,7 +199,8 @@ async fn insert_archive(connection: &mut PgConnection, fresh: &[&Entry]) -> Resu
         "INSERT INTO log.events (occurred_at, event_id, type, version, shard, seq, recording, tenant, generation, \
          round, submitted_at, event) \
          SELECT * FROM unnest($1::timestamptz[], $2::uuid[], $3::text[], $4::bigint[], $5::int[], $6::bigint[], \
-         $7::uuid[], $8::text[], $9::bigint[], $10::bigint[], $11::timestamptz[], $12::text[])",
+         $7::uuid[], $8::text[], $9::bigint[], $10::bigint[], $11::timestamptz[], $12::text[]) \
+         ON CONFLICT DO NOTHING",
     )
     .bind(heads().map(|head| At::new(head.occurred_at)).collect::<Vec<_>>())
     .bind(heads().map(|head| head.event_id.as_uuid()).collect::<Vec<_>>())

@@ -33,14 +33,15 @@ pub(crate) struct Touched {
 /// Which row of `segments`: recording, generation, channel, index.
 pub(crate) type SegmentKey = (RecordingId, u32, u16, u32);
 
-/// Folds events into the tables of `schema`. Any order and any number of repeats give the same rows.
+/// Folds events into the tables of `schema`. Any order and any number of repeats give the same rows. Returns those of
+/// their recordings that are deleted.
 pub(crate) async fn fold(
     connection: &mut PgConnection,
     schema: &Schema,
     envelopes: &[&Envelope],
-) -> Result<(), Error> {
+) -> Result<BTreeSet<RecordingId>, Error> {
     if envelopes.is_empty() {
-        return Ok(());
+        return Ok(BTreeSet::new());
     }
     let mut recordings = lock_recordings(connection, schema, envelopes).await?;
     let mut segments: BTreeMap<SegmentKey, Segment> = BTreeMap::new();
@@ -73,7 +74,8 @@ pub(crate) async fn fold(
     delete_contents(connection, schema, &recordings, &deleted).await?;
     settle_states(connection, schema, &mut recordings).await?;
     write_transcripts(connection, schema, &recordings).await?;
-    write_recordings(connection, schema, &recordings).await
+    write_recordings(connection, schema, &recordings).await?;
+    Ok(deleted)
 }
 
 /// Makes sure that each recording has its row, locks the rows in order, and reads what is known.

@@ -23,6 +23,8 @@ pub struct ApiKey {
     pub tenant: Tenant,
     /// What people call it.
     pub name: String,
+    /// Whether it also opens what is of the whole deployment: dead letters, queues, of all tenants.
+    pub is_operator: bool,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it was revoked.
@@ -48,25 +50,26 @@ impl std::fmt::Debug for NewKey {
 const PREFIX_LEN: usize = 11;
 
 impl Views {
-    /// Makes a key for a tenant.
+    /// Makes a key for a tenant; `is_operator` says whether the deployment may be looked after with it.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn create_key(&self, tenant: &Tenant, name: &str) -> Result<NewKey, Error> {
+    pub async fn create_key(&self, tenant: &Tenant, name: &str, is_operator: bool) -> Result<NewKey, Error> {
         let mut random = [0; 32];
         rand::rng().fill_bytes(&mut random);
         let secret = format!("vf_{}", hex::encode(random));
         let row = sqlx::query(
             "WITH owner AS (INSERT INTO control.tenants (tenant) VALUES ($2) \
                             ON CONFLICT (tenant) DO UPDATE SET tenant = excluded.tenant RETURNING tenant) \
-             INSERT INTO control.api_keys (id, tenant, name, prefix, hash) \
-             SELECT $1, tenant, $3, $4, $5 FROM owner RETURNING *",
+             INSERT INTO control.api_keys (id, tenant, name, prefix, hash, operator) \
+             SELECT $1, tenant, $3, $4, $5, $6 FROM owner RETURNING *",
         )
         .bind(Uuid::new_v4())
         .bind(tenant.as_str())
         .bind(name.replace('\0', " "))
         .bind(&secret[..PREFIX_LEN])
         .bind(hash(&secret))
+        .bind(is_operator)
         .fetch_one(&self.pool)
         .await?;
         Ok(NewKey { secret, key: key(&row)? })
@@ -122,6 +125,7 @@ fn key(row: &PgRow) -> Result<ApiKey, Error> {
         prefix: row.try_get("prefix")?,
         tenant: tenant.parse().map_err(|error| Error::Corrupt(format!("{error}")))?,
         name: row.try_get("name")?,
+        is_operator: row.try_get("operator")?,
         created_at: row.try_get::<At, _>("created_at")?.0,
         revoked_at: row.try_get::<Option<At>, _>("revoked_at")?.map(|at| at.0),
     })

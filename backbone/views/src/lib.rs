@@ -7,6 +7,7 @@
 //! - [`apply`](mod@apply): a batch of entries into tables, in one transaction, each event once.
 //! - [`recordings`], [`transcripts`], [`search`], [`usage`]: what readers ask for.
 //! - [`progress`]: how far each shard's log is archived; which drops reached their end.
+//! - [`erasures`]: what deletion leaves to do. [`retention`]: how long things are kept.
 //! - [`watch`]: waiting until something happens to a recording.
 //! - [`runs`]: reprocessing runs: what people ask of them, and what the program that does them asks.
 //! - [`keys`]: API keys.
@@ -19,6 +20,7 @@
 pub mod apply;
 pub mod database;
 pub mod entry;
+pub mod erasures;
 pub mod error;
 mod fold;
 pub mod install;
@@ -28,6 +30,7 @@ pub mod page;
 pub mod progress;
 pub mod projections;
 pub mod recordings;
+pub mod retention;
 pub mod runs;
 pub mod schema;
 pub mod search;
@@ -42,6 +45,7 @@ pub mod watch;
 pub use apply::{Applied, Conflict};
 pub use database::{Options, Views};
 pub use entry::{Entry, EntryError};
+pub use erasures::Erasure;
 pub use error::{ApplyError, Error};
 pub use install::{Installed, Policies};
 pub use keys::{ApiKey, NewKey};
@@ -49,6 +53,7 @@ pub use page::{Page, PageKey, PageKeyError};
 pub use progress::Checkpoint;
 pub use projections::{Projection, Stand};
 pub use recordings::{Filter, RecordingRow};
+pub use retention::{Keep, Kept, Rule};
 pub use runs::work::Asked;
 pub use runs::{NewRun, Run, RunComparison, RunProgress, RunState, Selected, Selection, Wishes};
 pub use schema::Schema;

@@ -27,6 +27,11 @@ fn every_help_teaches_by_example() {
     expect_file!["help/replay.txt"].assert_eq(&help(&["replay"]));
     expect_file!["help/compare.txt"].assert_eq(&help(&["compare"]));
     expect_file!["help/cancel.txt"].assert_eq(&help(&["cancel"]));
+    expect_file!["help/dead.txt"].assert_eq(&help(&["dead"]));
+    expect_file!["help/dead-replay.txt"].assert_eq(&help(&["dead", "replay"]));
+    expect_file!["help/top.txt"].assert_eq(&help(&["top"]));
+    expect_file!["help/delete.txt"].assert_eq(&help(&["delete"]));
+    expect_file!["help/retention.txt"].assert_eq(&help(&["retention"]));
     expect_file!["help/up.txt"].assert_eq(&help(&["up"]));
     expect_file!["help/down.txt"].assert_eq(&help(&["down"]));
     expect_file!["help/status.txt"].assert_eq(&help(&["status"]));
@@ -105,6 +110,11 @@ fn what_makes_no_sense_is_refused() {
         ("compare", ErrorKind::MissingRequiredArgument),
         ("compare id --run x", ErrorKind::ArgumentConflict),
         ("cancel", ErrorKind::MissingRequiredArgument),
+        ("delete", ErrorKind::MissingRequiredArgument),
+        ("retention set audio 0s", ErrorKind::ValueValidation),
+        ("retention set films 1d", ErrorKind::ValueValidation),
+        ("dead replay 00:1-0 --all", ErrorKind::ArgumentConflict),
+        ("top --every 0", ErrorKind::ValueValidation),
         ("models pull", ErrorKind::MissingRequiredArgument),
         ("up --port 70000", ErrorKind::ValueValidation),
         ("sing", ErrorKind::InvalidSubcommand),

@@ -1,6 +1,7 @@
 //! The whole pipeline, as its users and its operators see it.
 
 mod bad_input;
+mod deletion;
 mod faults;
 mod replay;
 mod use_it;

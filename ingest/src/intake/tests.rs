@@ -441,3 +441,44 @@ fn the_time_of_a_drop_is_its_id_s_unless_somebody_made_that_up() {
         assert_eq!(dropped_at(&odd, now), now, "{odd}");
     }
 }
+
+/// A drop that was deleted while it waited leaves the fact that it was, and nothing else.
+#[tokio::test]
+async fn a_drop_deleted_before_its_turn_is_ended_and_its_audio_is_gone() {
+    let bench = Bench::new().await;
+    let tenant = Tenant::default();
+    bench.upload("d1", &wav(1), &[("name", "talk.wav"), ("tenant", "default")]).await;
+    let inline = bench.submit(&[("audio", &wav(2)), ("name", b"other.wav")]).await;
+    for drop in ["d1", &inline] {
+        bench.log.mark_drop_deleted(drop, &tenant).await.unwrap();
+    }
+    bench.log.mark_drop_deleted("d3", &"acme".parse().unwrap()).await.unwrap();
+    bench.upload("d3", &wav(1), &[("key", "d3"), ("tenant", "default")]).await;
+    bench.run().await;
+    assert_eq!(bench.tally(), "RecordingAdmitted 1, RecordingDeleted 2, TranscriptionRequested 1");
+    let outcome = bench.outcome("d1").await;
+    let deleted = bench.facts().into_iter().find(|fact| Some(fact.recording) == outcome.recording).unwrap();
+    let Event::RecordingDeleted(events::RecordingDeleted { drop_id, .. }) = &deleted.event else {
+        panic!("{deleted:?}");
+    };
+    assert_eq!(drop_id.as_deref(), Some("d1"));
+    let kept = bench.outcome("d3").await.recording.unwrap();
+    assert_eq!(bench.keys().await, [format!("default/{kept}")], "another tenant's mark counts for nothing");
+}
+
+/// The mark came when another worker had the drop already, who died: it may be admitted, so it is admitted and deleted.
+#[tokio::test]
+async fn a_drop_deleted_while_it_is_taken_in_is_deleted_after_all() {
+    let bench = Bench::new().await;
+    bench.upload("d1", &wav(1), &[("tenant", "default")]).await;
+    bench.log.ensure_groups("ingest", &[Source::Ingest(Lane::Rt)]).await.unwrap();
+    assert_eq!(bench.log.take("ingest", "dead", Source::Ingest(Lane::Rt), 1).await.unwrap().len(), 1);
+    bench.log.mark_drop_deleted("d1", &Tenant::default()).await.unwrap();
+    let options = Options { lease: Duration::from_millis(50), ..Options::new("ingest", Inlet::Drops) };
+    bench.run_with(options, async |bench| bench.waiting().await == 0).await;
+    assert_eq!(bench.tally(), "RecordingAdmitted 1, RecordingDeleted 1, TranscriptionRequested 1");
+    let ids: Vec<RecordingId> = bench.facts().iter().map(|fact| fact.recording).collect();
+    assert!(ids.iter().all(|id| *id == ids[0]), "it is the admitted one that is deleted: {ids:?}");
+    let times: Vec<Timestamp> = bench.facts().iter().map(|fact| fact.submitted_at).collect();
+    assert!(times.iter().all(|at| *at == times[0]), "{times:?}");
+}

@@ -14,7 +14,7 @@ use streams::redis::RedisLog;
 fn main() -> ExitCode {
     service::run(
         "voiceforge-keeper",
-        "Hands accepted drops in again that went missing, trims archived logs, and does reprocessing runs.",
+        "Hands missing drops in again, erases what is deleted or too old, trims archived logs, does reprocessing runs.",
         KeeperConfig::read,
         run,
     )

@@ -76,6 +76,7 @@ fn measure(flow: &str, server: &Path, program: impl Fn(&str) -> Command) -> Resu
             log: folder.with_extension("log"),
             port: None,
             durable: true,
+            settings: Vec::new(),
         })?;
         let url = format!("redis://127.0.0.1:{}/0", redis.port());
         let output =

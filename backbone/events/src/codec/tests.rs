@@ -42,7 +42,7 @@ fn one_of_each() -> Vec<Event> {
         }
         .into(),
         RecordingRejected { drop_id: "1-0".into(), name: None, cause: cause() }.into(),
-        RecordingDeleted { by: "api".into() }.into(),
+        RecordingDeleted { by: "api".into(), drop_id: None }.into(),
         TranscriptionRequested {
             name: Some("talk.mp3".into()),
             audio: audio(),
@@ -135,6 +135,16 @@ fn every_type_matches_its_golden_file() {
     }
 }
 
+/// A deletion names its drop since a later release; what was written before stays as it was.
+#[test]
+fn a_deletion_with_its_drop_matches_its_golden_file() {
+    let envelope = envelope(RecordingDeleted { by: "api".into(), drop_id: Some("1-0".into()) }.into());
+    let path = golden("RecordingDeleted.with_drop", 1);
+    let stored = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    assert_eq!(stored, encode(&envelope).unwrap() + "\n");
+    assert_eq!(decode(stored.as_bytes()).unwrap(), Decoded::Known(Box::new(envelope)));
+}
+
 /// Each golden file ever released decodes, whatever the newest version is.
 #[test]
 fn every_golden_file_decodes() {
@@ -176,6 +186,28 @@ fn malformed_bytes_are_errors() {
 }
 
 #[test]
+fn work_that_cannot_be_read_ends_what_its_head_names() {
+    let cause = || Cause::new("malformed_event", "it makes no sense");
+    let ended = |json: &str| end_unreadable(json.as_bytes(), "infer", cause(), 1);
+    let cut = one_of_each().into_iter().find(|event| event.kind() == "SegmentCut").unwrap();
+    let cut = encode(&envelope(cut)).unwrap();
+    let torn = cut.replace("\"lane\":\"replay\"", "\"lane\":\"fast\"");
+    assert!(decode(torn.as_bytes()).is_err());
+    let failed = ended(&torn).unwrap();
+    let Event::SegmentFailed(segment) = &failed.event else { panic!("{failed:?}") };
+    assert_eq!((segment.channel, segment.index, segment.start_ms, segment.end_ms), (0, 2, 1_000, 6_200));
+    assert_eq!(
+        (failed.seq, failed.recording, failed.causation_id.is_some()),
+        (None, envelope(one_of_each().remove(0)).recording, true)
+    );
+    let unknown = ended(&cut.replace("SegmentCut", "SegmentDreamt")).unwrap();
+    assert!(matches!(unknown.event, Event::RecordingFailed(_)), "{unknown:?}");
+    for bad in ["", "{}", "null", &cut[..cut.len() - 1]] {
+        assert_eq!(ended(bad), None, "{bad}");
+    }
+}
+
+#[test]
 fn a_field_added_later_is_ignored_by_this_release() {
     let json = encode(&envelope(one_of_each().remove(2))).unwrap();
     let json = json.replace("\"by\":\"api\"", "\"by\":\"api\",\"ticket\":9");
@@ -184,7 +216,7 @@ fn a_field_added_later_is_ignored_by_this_release() {
 
 #[test]
 fn an_event_over_the_limit_is_refused() {
-    let event = RecordingDeleted { by: "x".repeat(MAX_EVENT_BYTES) };
+    let event = RecordingDeleted { by: "x".repeat(MAX_EVENT_BYTES), drop_id: None };
     assert!(matches!(encode(&envelope(event.into())), Err(CodecError::TooLarge { .. })));
 }
 
@@ -209,14 +241,14 @@ fn upcasters_run_from_the_stored_version() {
     let Decoded::Known(envelope) = decode_with(json.as_bytes(), &steps).unwrap() else {
         panic!("known type")
     };
-    assert_eq!(envelope.event, Event::RecordingDeleted(RecordingDeleted { by: "api".into() }));
+    assert_eq!(envelope.event, Event::RecordingDeleted(RecordingDeleted { by: "api".into(), drop_id: None }));
 }
 
 #[test]
 fn a_following_event_keeps_place_and_trace() {
     let first = envelope(one_of_each().remove(0));
     let at: Timestamp = "2026-01-02T03:04:06Z".parse().unwrap();
-    let next = first.follow(RecordingDeleted { by: "api".into() }.into(), at);
+    let next = first.follow(RecordingDeleted { by: "api".into(), drop_id: None }.into(), at);
     assert_eq!(next.causation_id, Some(first.event_id));
     assert_eq!((next.recording, next.trace.clone(), next.seq), (first.recording, first.trace, None));
     assert_eq!((next.submitted_at, next.occurred_at), (first.submitted_at, at));

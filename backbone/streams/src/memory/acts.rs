@@ -164,7 +164,9 @@ impl MemoryLog {
             let (audio_ms, bytes) = state.counters.get(&source.counter()).copied().unwrap_or_default();
             let entries = state.streams.get(&source.key()).map_or(0, |stream| stream.entries.len() as u64);
             let backlog = Backlog { entries, audio_ms, bytes };
-            QueueState { source, backlog, groups: state.groups_of(source) }
+            let done = state.done.get(&source.key()).copied().unwrap_or(0);
+            // Ids here are no times.
+            QueueState { source, backlog, done, oldest_at: None, groups: state.groups_of(source) }
         });
         let logs = shards.iter().map(|&shard| {
             let source = Source::Log(shard);

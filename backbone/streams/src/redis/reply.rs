@@ -148,6 +148,11 @@ pub fn owners_of(summary: Value) -> Vec<String> {
     owners.into_iter().filter_map(|owner| text(list(owner)?.into_iter().next()?)).collect()
 }
 
+/// Returns the id of the first entry that `XPENDING key group - + 1` names.
+pub fn first_pending(value: Value) -> Option<String> {
+    list(list(value)?.into_iter().next()?)?.into_iter().next().and_then(text)
+}
+
 /// Returns a fact's place in the shard's log.
 pub fn seq_of(entry: Option<Entry>) -> Option<u64> {
     entry?.text("seq")?.parse().ok()
@@ -181,6 +186,7 @@ pub fn admission_of(reply: &[String]) -> Option<Admission> {
     Some(match reply.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["admitted"] => Admission::Admitted,
         ["repeated"] => Admission::Repeated,
+        ["deleted"] => Admission::Deleted,
         ["duplicate", holder] => {
             let (recording, fingerprint) = holder.split_once('|')?;
             Admission::Duplicate { recording: recording.parse().ok()?, fingerprint: fingerprint.to_owned() }

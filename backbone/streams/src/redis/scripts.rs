@@ -27,6 +27,7 @@ pub struct Scripts {
     pub revive: Script,
     pub revive_work: Script,
     pub resubmit: Script,
+    pub waiting: Script,
 }
 
 impl Scripts {
@@ -55,6 +56,7 @@ impl Scripts {
             revive: Script::new(include_str!("../scripts/revive.lua")),
             revive_work: Script::new(&strict(include_str!("../scripts/revive.lua"))),
             resubmit: Script::new(include_str!("../scripts/resubmit.lua")),
+            waiting: Script::new(include_str!("../scripts/waiting.lua")),
         }
     }
 }

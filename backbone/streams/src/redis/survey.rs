@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use events::{Lane, Shard};
+use jiff::Timestamp;
 use redis::Value;
 
 use super::reply::{self, unexpected};
@@ -27,6 +28,11 @@ impl RedisLog {
         for queue in &queues {
             first.cmd("XLEN").arg(queue.key());
             first.cmd("HMGET").arg(queue.counter()).arg("ms").arg("bytes");
+            first.cmd("HGET").arg(queue.counter()).arg("done");
+            if queue.shard().is_some() {
+                // Work is small. A drop may bring 64 MiB, and is not looked at.
+                first.cmd("XRANGE").arg(queue.key()).arg("-").arg("+").arg("COUNT").arg(1);
+            }
             first.cmd("XINFO").arg("GROUPS").arg(queue.key());
         }
         for &shard in &shards {
@@ -52,6 +58,11 @@ impl RedisLog {
         for &source in &queues {
             let entries = reply::count_of(&next());
             let (audio_ms, bytes) = reply::weights_of(next());
+            let done = reply::text(next()).and_then(|done| done.parse().ok()).unwrap_or(0);
+            let oldest_at = match source.shard() {
+                Some(_) => reply::range_of(next(), source)?.pop().and_then(|entry| came_at(&entry.id)),
+                None => None,
+            };
             let backlog = Backlog { entries, audio_ms, bytes };
             let groups = groups_of(next())?;
             asked.extend(groups.iter().map(|group| (source, group.name.clone(), None)));
@@ -62,7 +73,7 @@ impl RedisLog {
                 unread: entries.saturating_sub(group.pending),
                 consumers: Vec::new(),
             });
-            survey.queues.push(QueueState { source, backlog, groups: groups.collect() });
+            survey.queues.push(QueueState { source, backlog, done, oldest_at, groups: groups.collect() });
         }
         for &shard in &shards {
             let length = reply::count_of(&next());
@@ -86,14 +97,23 @@ impl RedisLog {
         let mut second = redis::pipe();
         for (source, group, last_delivered) in &asked {
             second.cmd("XINFO").arg("CONSUMERS").arg(source.key()).arg(group);
+            if source.shard().is_none() {
+                second.cmd("XPENDING").arg(source.key()).arg(group).arg("-").arg("+").arg(1);
+            }
             if let Some(last_delivered) = last_delivered {
                 second.cmd("XREVRANGE").arg(source.key()).arg(last_delivered).arg("-").arg("COUNT").arg(1);
             }
         }
         let mut replies = self.all(ACTION, second).await?.into_iter();
         let mut next = || replies.next().unwrap_or(Value::Nil);
-        for group in survey.queues.iter_mut().flat_map(|queue| &mut queue.groups) {
-            group.consumers = consumers_of(next())?;
+        for queue in &mut survey.queues {
+            for group in &mut queue.groups {
+                group.consumers = consumers_of(next())?;
+                if queue.source.shard().is_none() {
+                    let oldest = reply::first_pending(next()).and_then(|id| came_at(&id));
+                    queue.oldest_at = [queue.oldest_at, oldest].into_iter().flatten().min();
+                }
+            }
         }
         for log in &mut survey.logs {
             for group in &mut log.groups {
@@ -106,6 +126,11 @@ impl RedisLog {
         }
         Ok(survey)
     }
+}
+
+/// Reads the time out of an id that Redis gave.
+fn came_at(id: &str) -> Option<Timestamp> {
+    Timestamp::from_millisecond(id.split('-').next()?.parse().ok()?).ok()
 }
 
 fn groups_of(value: Value) -> Result<Vec<reply::Group>, Error> {

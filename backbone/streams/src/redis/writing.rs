@@ -71,6 +71,7 @@ impl RedisLog {
             Some((queue, _)) => invocation.key(queue.key()).key(queue.counter()),
             None => invocation.key(&mark).key(&mark),
         };
+        invocation.key(keys::deleted(admit.shard, admit.recording));
         invocation.arg(admit.recording.to_string()).arg(&admit.fingerprint);
         invocation.arg(claim.unwrap_or_default()).arg(self.config.keep.as_secs());
         invocation.arg(admit.facts.len()).arg(u8::from(admit.work.is_some()));

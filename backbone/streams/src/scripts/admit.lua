@@ -1,10 +1,12 @@
 #!lua
--- Admits a recording in its own slot: claim, mark, facts and work at once. A repeat finds the mark and writes nothing.
+-- Admits a recording in its own slot: claim, mark, facts and work at once. A repeat finds the mark and writes nothing,
+-- and so does a recording that is deleted.
 -- Refused whole at the memory limit (no allow-oom): the drop stays in the queue.
--- KEYS: admitted mark, claim (or the mark again), log, seq, queue, queue counter
+-- KEYS: admitted mark, claim (or the mark again), log, seq, queue, queue counter, mark of deletion
 -- ARGV: recording, fingerprint, claim or '', seconds the marks are kept, facts, has work (1|0),
 --       then (event_id, json) per fact, then event_id, json, ms, bytes of the work
 local keep = tonumber(ARGV[4])
+if redis.call('EXISTS', KEYS[7]) == 1 then return {'deleted'} end
 if redis.call('EXISTS', KEYS[1]) == 1 then return {'repeated'} end
 if ARGV[3] ~= '' then
   local holder = redis.call('GET', KEYS[2])

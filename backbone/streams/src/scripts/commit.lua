@@ -107,7 +107,10 @@ end
 if #acknowledged > 0 then
   redis.call('XACK', KEYS[1], group, unpack(acknowledged))
   redis.call('HDEL', KEYS[2], unpack(forgotten))
-  if ARGV[2] == '1' then redis.call('XDEL', KEYS[1], unpack(acknowledged)) end
+  if ARGV[2] == '1' then
+    redis.call('XDEL', KEYS[1], unpack(acknowledged))
+    redis.call('HINCRBY', KEYS[3], 'done', #acknowledged)
+  end
 end
 for counter, sums in pairs(weights) do
   for name, amount in pairs(sums) do

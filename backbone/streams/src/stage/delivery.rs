@@ -248,8 +248,14 @@ impl Delivery {
             "giving an entry up"
         );
         metrics::died(options.name, &cause.code);
-        let fact =
-            self.envelope.as_ref().and_then(|envelope| failure(envelope, options.name, &cause, attempts));
+        let fact = match &self.envelope {
+            Some(envelope) => failure(envelope, options.name, &cause, attempts),
+            None if matches!(self.entry.source, Source::Queue(..)) => {
+                let json = self.entry.field("event").map_or(&[][..], |json| json);
+                events::end_unreadable(json, options.name, cause.clone(), attempts)
+            }
+            None => None,
+        };
         let lapse = self.envelope.as_ref().and_then(|envelope| lapsed(envelope, fact.as_slice()));
         let facts: Vec<Message> = fact.iter().filter_map(|fact| Message::fact(fact).ok()).collect();
         let letter =
@@ -439,6 +445,15 @@ fn failure(envelope: &Envelope, stage: &str, cause: &Cause, attempts: u32) -> Op
             let (channel, index) = (cut.channel, cut.index);
             let (start_ms, end_ms) = (cut.start_ms, cut.end_ms);
             SegmentFailed { channel, index, start_ms, end_ms, cause, attempts }.into()
+        }
+        // A fact that the read side refuses: what waits for it must not wait for ever.
+        Event::SegmentTranscribed(said) => {
+            let (channel, index) = (said.channel, said.index);
+            let (start_ms, end_ms) = (said.start_ms, said.end_ms);
+            SegmentFailed { channel, index, start_ms, end_ms, cause, attempts }.into()
+        }
+        Event::RecordingAdmitted(_) | Event::RecordingDecoded(_) => {
+            RecordingFailed { stage: stage.to_owned(), cause, attempts }.into()
         }
         _ => return None,
     };

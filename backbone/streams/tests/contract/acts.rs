@@ -88,7 +88,7 @@ async fn a_deleted_recording_answers_for_no_drop(bench: Bench) {
     bench.mark_deleted(recording(1)).await;
     let held = Admission::Duplicate { recording: recording(2), fingerprint: "f".to_owned() };
     assert_eq!(admit(3).await, held, "a deletion asked for again takes it from nobody");
-    assert_eq!(admit(1).await, Admission::Repeated, "the deleted one does not come back by itself");
+    assert_eq!(admit(1).await, Admission::Deleted, "the deleted one does not come back by itself");
 }
 
 async fn the_fact_of_a_deletion_is_kept_though_its_recording_is_gone(bench: Bench) {

@@ -10,6 +10,8 @@ on_both_logs!(
     an_admission_appends_its_facts_and_its_work_once,
     a_second_drop_of_the_same_finds_the_first,
     a_rejection_needs_no_claim_and_brings_no_work,
+    a_deleted_recording_is_not_admitted_and_frees_its_claim,
+    a_drop_is_deleted_by_its_own_tenant_alone,
     what_became_of_a_drop_can_be_read,
 );
 
@@ -67,6 +69,37 @@ async fn a_rejection_needs_no_claim_and_brings_no_work(bench: Bench) {
     assert_eq!(bench.backlog(DECODE).await, Backlog::default());
     let holder = admit(2, Some("k"), "f");
     assert_eq!(bench.log.admit(&holder).await.unwrap(), Admission::Admitted, "it held no claim");
+}
+
+async fn a_deleted_recording_is_not_admitted_and_frees_its_claim(bench: Bench) {
+    bench.log.admit(&admit(1, Some("k"), "f1")).await.unwrap();
+    bench.mark_deleted(recording(1)).await;
+    bench.mark_deleted(recording(3)).await;
+    let before = bench.seqs().len();
+    assert_eq!(bench.log.admit(&admit(3, None, "")).await.unwrap(), Admission::Deleted);
+    assert_eq!(bench.log.admit(&admit(1, Some("k"), "f1")).await.unwrap(), Admission::Deleted);
+    assert_eq!(bench.seqs().len(), before, "nothing was written");
+    assert_eq!(bench.log.admit(&admit(2, Some("k"), "f2")).await.unwrap(), Admission::Admitted);
+    let held = Admission::Duplicate { recording: recording(2), fingerprint: "f2".to_owned() };
+    assert_eq!(bench.log.admit(&admit(4, Some("k"), "f2")).await.unwrap(), held);
+}
+
+async fn a_drop_is_deleted_by_its_own_tenant_alone(bench: Bench) {
+    let (acme, other): (Tenant, Tenant) = ("acme".parse().unwrap(), Tenant::default());
+    assert!(!bench.log.is_drop_deleted("7-0", &acme).await.unwrap());
+    bench.log.mark_drop_deleted("7-0", &acme).await.unwrap();
+    assert!(bench.log.is_drop_deleted("7-0", &acme).await.unwrap());
+    assert!(!bench.log.is_drop_deleted("7-0", &other).await.unwrap());
+    assert!(!bench.log.is_drop_deleted("8-0", &acme).await.unwrap());
+
+    let named = vec![("audio".to_owned(), "RIFF".into()), ("tenant".to_owned(), "acme".into())];
+    let with = bench.log.submit(Lane::Batch, &named).await.unwrap();
+    let without = bench.log.submit(Lane::Batch, &named[..1]).await.unwrap();
+    assert_eq!(bench.log.waiting_drop(&with).await.unwrap().as_deref(), Some("acme"));
+    assert_eq!(bench.log.waiting_drop(&without).await.unwrap().as_deref(), Some(""));
+    for nobody in ["", "x", "7777777-0", "-", "+", "1-x", "0", "99999999999999999999-0"] {
+        assert_eq!(bench.log.waiting_drop(nobody).await.unwrap(), None, "{nobody}");
+    }
 }
 
 async fn what_became_of_a_drop_can_be_read(bench: Bench) {

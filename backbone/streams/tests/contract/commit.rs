@@ -213,7 +213,8 @@ async fn a_drop_may_say_anything_and_still_ends(bench: Bench) {
 /// The mark is what the design says it is; other programs may set it beside the fact.
 #[test]
 fn the_mark_of_deletion_is_in_the_slot_of_its_shard() {
-    let deleted = requested(1).follow(RecordingDeleted { by: "api".to_owned() }.into(), events::now());
+    let deleted =
+        requested(1).follow(RecordingDeleted { by: "api".to_owned(), drop_id: None }.into(), events::now());
     let mark = keys::deleted(deleted.shard, deleted.recording);
     assert_eq!(mark, format!("vf:{{00}}:deleted:{}", deleted.recording));
 }

@@ -340,7 +340,7 @@ pub fn cut(work: &Envelope, index: u32) -> Envelope {
 
 /// The fact that a recording is deleted.
 pub fn deletion(recording: RecordingId) -> Message {
-    let event = RecordingDeleted { by: "api".to_owned() };
+    let event = RecordingDeleted { by: "api".to_owned(), drop_id: None };
     let event_id = EventId::derive(EventId::from(recording.as_uuid()), "RecordingDeleted", "", 0);
     let fact = Envelope { recording, event_id, ..requested(0).follow(event.into(), events::now()) };
     Message::fact(&fact).expect("a small fact")

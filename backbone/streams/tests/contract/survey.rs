@@ -36,6 +36,11 @@ async fn a_survey_tells_of_queues_logs_groups_and_workers(bench: Bench) {
     let survey = bench.log.survey().await.unwrap();
     let decode: &QueueState = survey.queues.iter().find(|queue| queue.source == DECODE).unwrap();
     assert_eq!(decode.backlog, Backlog { entries: 4, audio_ms: 4000, bytes: 0 });
+    assert_eq!(decode.done, 1);
+    if bench.server.is_some() {
+        let oldest = decode.oldest_at.expect("work waits");
+        assert!(oldest.duration_until(jiff::Timestamp::now()).as_secs() < 60, "{oldest}");
+    }
     let group = &decode.groups[0];
     assert_eq!((group.name.as_str(), group.pending, group.unread), (GROUP, 2, 2));
     let mut workers: Vec<(&str, u64)> =

@@ -134,7 +134,7 @@ fn deletion_wins_whatever_comes_after() {
     with_database(|db| async move {
         let mut log = Log::new(0);
         let mut entries = log.whole(1, &["A secret."]);
-        entries.push(log.entry(1, RecordingDeleted { by: "api".into() }));
+        entries.push(log.entry(1, RecordingDeleted { by: "api".into(), drop_id: None }));
         entries.push(log.entry(1, said(0, 1, "Another secret.")));
         let late = Entry::of(&log.envelope(1, 0, 5, said(0, 0, "A late secret."))).unwrap();
         entries.push(late);

@@ -227,7 +227,12 @@ pub fn history(seed: u64) -> Vec<Envelope> {
             }
         }
         if fate > 0.9 {
-            events.push(log.envelope(n, 0, 0, RecordingDeleted { by: "api".into() }));
+            events.push(log.envelope(
+                n,
+                0,
+                0,
+                RecordingDeleted { by: "api".into(), drop_id: Some(format!("drop-{n}")) },
+            ));
         }
     }
     events

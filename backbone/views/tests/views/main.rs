@@ -6,6 +6,7 @@ mod support;
 
 mod apply;
 mod concurrency;
+mod deletion;
 mod install;
 mod queries;
 mod runs;

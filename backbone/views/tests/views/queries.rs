@@ -180,7 +180,7 @@ fn search_knows_languages_and_only_what_readers_see() {
         db.apply(&entries).await;
         assert_eq!(places(&found(&db, text("house"), 9).await), [(1, 0)]);
         assert_eq!(found(&db, text("Haus"), 9).await, [], "the first generation is not seen any more");
-        db.apply(&[log.entry(1, RecordingDeleted { by: "api".into() })]).await;
+        db.apply(&[log.entry(1, RecordingDeleted { by: "api".into(), drop_id: None })]).await;
         assert_eq!(found(&db, text("house"), 9).await, []);
     });
 }
@@ -190,8 +190,8 @@ fn keys_are_shown_once_and_kept_as_hashes() {
     with_database(|db| async move {
         assert!(!db.views.has_keys().await.unwrap());
         let acme: Tenant = "acme".parse().unwrap();
-        let first = db.views.create_key(&acme, "laptop").await.unwrap();
-        let second = db.views.create_key(&acme, "phone\0").await.unwrap();
+        let first = db.views.create_key(&acme, "laptop", false).await.unwrap();
+        let second = db.views.create_key(&acme, "phone\0", true).await.unwrap();
         assert!(first.secret != second.secret && first.secret.len() == 67 && first.secret.starts_with("vf_"));
         assert!(!format!("{first:?}").contains(&first.secret));
         assert_eq!(db.views.find_key(&first.secret).await.unwrap(), Some(first.key.clone()));

@@ -116,7 +116,7 @@ async fn writes_into_compressed_slices(db: &Database, connection: &mut PgConnect
     assert_eq!(hits("dogs").await, 4, "search reads compressed slices too");
 
     let again = Entry::of(&log.envelope(0, 0, 1, said(0, 1, "A fox barked."))).unwrap();
-    let gone = log.entry(1, RecordingDeleted { by: "api".into() });
+    let gone = log.entry(1, RecordingDeleted { by: "api".into(), drop_id: None });
     let applied = db.apply(&[held_back, again, gone.clone(), gone]).await;
     assert_eq!((applied.fresh, applied.repeated), (3, 1));
     assert_eq!(db.apply(&entries).await.fresh, 0);
