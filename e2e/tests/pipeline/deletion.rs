@@ -232,9 +232,10 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
-        match path.is_dir() {
-            true => files.extend(self::files(&path)?),
-            false => files.push(path),
+        if path.is_dir() {
+            files.extend(self::files(&path)?);
+        } else if path.is_file() {
+            files.push(path);
         }
     }
     Ok(files)
