@@ -31,7 +31,7 @@ pub struct Arguments {
     #[arg(long, value_name = "RUN")]
     pub run: Option<String>,
     /// How many recordings of the run at most
-    #[arg(long, value_name = "N", default_value_t = 20, requires = "run")]
+    #[arg(long, value_name = "N", default_value_t = 20, requires = "run", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: u32,
     /// Write JSON: all words of a recording, or a line for each recording of the run
     #[arg(long)]
@@ -42,8 +42,7 @@ pub struct Arguments {
 }
 
 const EXAMPLES: &str = "\
-Words only in the first transcription are shown as [-so-], words only in the second as {+so+}. Case and punctuation do
-not count.
+Words only in the first transcription are shown as [-so-], words only in the second as {+so+}. Case and punctuation do not count.
 
 Examples:
   voiceforge compare 01890a5d-ac96-774b-bcce-b302099a8057

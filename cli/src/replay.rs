@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use transcript::Status;
@@ -13,7 +14,7 @@ use crate::client::Client;
 use crate::config::Config;
 use crate::out;
 use crate::progress::{Progress, clock};
-use crate::wishes::{Server, Wishes};
+use crate::wishes::{Server, Wishes, time};
 
 /// Which recordings and how.
 #[derive(Debug, Args)]
@@ -31,12 +32,12 @@ pub struct Arguments {
     /// Every recording that has ended
     #[arg(long, conflicts_with_all = ["since", "until", "id", "made_by", "status"])]
     pub all: bool,
-    /// Recordings handed in at this time or later, such as 2026-01-31T00:00:00Z
-    #[arg(long, value_name = "TIME")]
-    pub since: Option<String>,
+    /// Recordings handed in at this time or later, such as 2026-01-31 or 2026-01-31T18:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub since: Option<Timestamp>,
     /// Recordings handed in before this time
-    #[arg(long, value_name = "TIME")]
-    pub until: Option<String>,
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub until: Option<Timestamp>,
     /// This recording; may be given again
     #[arg(long, value_name = "ID")]
     pub id: Vec<String>,
@@ -81,7 +82,7 @@ What is left out stays as it was for each recording: its own model, language and
 Examples:
   voiceforge replay --made-by tiny.en --model base --dry-run     how many recordings and hours
   voiceforge replay --made-by tiny.en --model base --wait        readers see each as it is complete
-  voiceforge replay --since 2026-01-01T00:00:00Z --model small --activation manual --rate 2
+  voiceforge replay --since 2026-01-01 --model small --activation manual --rate 2
   voiceforge compare --run RUN                                   what differs most
   voiceforge replay activate RUN                                 readers see them from now on
   voiceforge replay --run RUN                                    watch it again
@@ -105,7 +106,7 @@ pub enum Act {
 #[command(after_help = "Examples:\n  voiceforge replay ls\n  voiceforge replay ls --limit 100 --json")]
 pub struct Ls {
     /// How many at most
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: u32,
     /// Write a line of JSON for each
     #[arg(long)]
@@ -238,8 +239,8 @@ fn body(arguments: &Arguments) -> Value {
     let mut say = |name: &str, value: Option<Value>| {
         body.extend(value.map(|value| (name.to_owned(), value)));
     };
-    say("from", arguments.since.clone().map(Value::from));
-    say("until", arguments.until.clone().map(Value::from));
+    say("from", arguments.since.map(|since| json!(since)));
+    say("until", arguments.until.map(|until| json!(until)));
     say("made_by", arguments.made_by.clone().map(Value::from));
     say("ids", (!arguments.id.is_empty()).then(|| json!(arguments.id)));
     let status: Vec<&str> = arguments.status.iter().map(|status| status.as_str()).collect();
@@ -249,7 +250,7 @@ fn body(arguments: &Arguments) -> Value {
     say("temperature", (!temperature.is_empty()).then(|| json!(temperature)));
     say("activation", (arguments.activation == Activation::Manual).then(|| json!("manual")));
     say("rate", arguments.rate.map(Value::from));
-    say("dry_run", arguments.dry_run.then(|| json!(true)));
+    say("dry_run", arguments.dry_run.then_some(Value::Bool(true)));
     Value::Object(body)
 }
 
@@ -323,7 +324,7 @@ fn tell(told: &Value, as_json: bool) -> anyhow::Result<()> {
     let mut rows = vec![
         ["run".to_owned(), run.id.clone()],
         ["status".to_owned(), run.status.clone()],
-        ["made".to_owned(), moment(&run.created_at)],
+        ["made".to_owned(), out::second(&run.created_at)],
         [
             "with".to_owned(),
             if wishes.is_empty() { "each recording's own settings".into() } else { wishes.join(", ") },
@@ -368,7 +369,7 @@ async fn list_runs(ls: Ls, config: &Config) -> anyhow::Result<ExitCode> {
         let counts = [selected, complete, failed, skipped].map(|count| count.to_string());
         rows.push(
             [
-                vec![run.id, moment(&run.created_at), run.status, model.to_owned()],
+                vec![run.id, out::second(&run.created_at), run.status, model.to_owned()],
                 counts.to_vec(),
                 vec![clock(audio_s)],
             ]
@@ -377,11 +378,6 @@ async fn list_runs(ls: Ls, config: &Config) -> anyhow::Result<ExitCode> {
     }
     out::table(&rows)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// A time to the second: what follows is of no use to people.
-fn moment(time: &str) -> String {
-    time.split('.').next().unwrap_or(time).trim_end_matches('Z').replace('T', " ")
 }
 
 async fn show(one: One, config: &Config) -> anyhow::Result<ExitCode> {

@@ -171,7 +171,7 @@ fn given<const N: usize>(fields: [(&str, Option<String>); N]) -> Vec<(String, St
 }
 
 /// Reads a time; one without a zone is UTC, as all times that are shown, and a date is its midnight.
-fn time(text: &str) -> Result<Timestamp, String> {
+pub fn time(text: &str) -> Result<Timestamp, String> {
     let without_zone =
         || text.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok().map(|at| at.timestamp());
     let expected = || "expected a date or a time, such as 2026-01-31 or 2026-01-31T18:00:00Z".to_owned();

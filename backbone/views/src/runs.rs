@@ -110,11 +110,6 @@ impl RunState {
             RunState::Failed => "failed",
         }
     }
-
-    /// Says whether it requests nothing more.
-    pub fn is_final(self) -> bool {
-        !matches!(self, RunState::Queued | RunState::Running)
-    }
 }
 
 impl fmt::Display for RunState {
