@@ -8,8 +8,8 @@ use clap::{Parser, Subcommand};
 
 use crate::config::Config;
 use crate::{
-    cancel, compare, dead, delete, down, drop, get, keys, list, models, replay, retention, search, status,
-    top, transcribe, up,
+    cancel, compare, dead, delete, down, drop, get, keys, list, models, replay, reproject, retention, search,
+    status, top, transcribe, up,
 };
 
 /// The whole command line.
@@ -71,6 +71,8 @@ pub enum Command {
     Retention(retention::Arguments),
     /// Make, list and revoke API keys
     Keys(keys::Arguments),
+    /// Build the read side anew from the facts while it serves
+    Reproject(reproject::Arguments),
     /// Fetch and list models
     Models(models::Arguments),
 }
@@ -104,6 +106,7 @@ pub fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
             Command::Down(arguments) => down::run(arguments, &config).await,
             Command::Status(arguments) => status::run(arguments, &config).await,
             Command::Keys(arguments) => keys::run(arguments, &config).await,
+            Command::Reproject(arguments) => reproject::run(arguments, &config).await,
             Command::Models(arguments) => models::run(arguments, &config).await,
         }
     });

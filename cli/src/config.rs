@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use service::env::{self, Env, Reader, Secret, Strings, Url};
 
-use crate::stack::Stack;
+use crate::stack::{Attached, Stack};
 
 /// Where the API is when nobody says: where `voiceforge-api` listens by default.
 const SERVER: &str = "http://127.0.0.1:8080";
@@ -24,6 +25,10 @@ pub struct Config {
     pub api_key: Option<Secret>,
     /// Where PostgreSQL is.
     pub database_url: Option<Url>,
+    /// Where Redis is.
+    pub redis_url: Option<Url>,
+    /// How many shards the deployment has.
+    pub shards: u16,
     /// Which messages of the stages `transcribe` shows.
     pub log: String,
     /// The hub that models are fetched from.
@@ -62,6 +67,8 @@ impl Config {
             database_url: from
                 .setting("database-url", "address of PostgreSQL")
                 .optional("postgres://127.0.0.1/voiceforge"),
+            redis_url: from.setting("redis-url", "address of Redis").optional("redis://127.0.0.1:6379"),
+            shards: from.setting("shards", "number of shards of the deployment").within(1..=1024).or("1"),
             log: from.setting("log", "which messages of the stages to show").or("error"),
             hub: match env::Value::parse(&hub) {
                 Ok(hub) => hub,
@@ -74,13 +81,40 @@ impl Config {
         }
     }
 
+    /// Where PostgreSQL is: as the flag says, else the variable, else where `up` has one running here.
+    ///
+    /// # Errors
+    /// When nothing tells.
+    pub fn database(&self, flag: Option<&str>) -> anyhow::Result<String> {
+        let set =
+            flag.map(str::to_owned).or_else(|| self.database_url.as_ref().map(|url| url.as_str().to_owned()));
+        set.or_else(|| Some(self.running()?.record().database_url.clone())).context(
+            "which database? give it with --database-url or VOICEFORGE_DATABASE_URL, or start `voiceforge up` here \
+             first",
+        )
+    }
+
+    /// Where Redis is: as the flag says, else the variable, else where `up` has one running here.
+    ///
+    /// # Errors
+    /// When nothing tells.
+    pub fn redis(&self, flag: Option<&str>) -> anyhow::Result<String> {
+        let set =
+            flag.map(str::to_owned).or_else(|| self.redis_url.as_ref().map(|url| url.as_str().to_owned()));
+        set.or_else(|| Some(self.running()?.record().redis_url.clone())).context(
+            "which Redis? give it with --redis-url or VOICEFORGE_REDIS_URL, or start `voiceforge up` here first",
+        )
+    }
+
+    /// What `up` has running here.
+    fn running(&self) -> Option<Attached> {
+        Stack::attach(&self.data).ok().filter(Attached::is_kept)
+    }
+
     /// Where the API is: as the flag says, else the variable, else where `up` has one running here, else at the
     /// default address.
     pub fn server(&self, flag: Option<&url::Url>) -> url::Url {
-        let running = || {
-            let stack = Stack::attach(&self.data).ok().filter(|stack| stack.is_kept())?;
-            stack.record().api_url.parse().ok()
-        };
+        let running = || self.running()?.record().api_url.parse().ok();
         let set = flag.cloned().or_else(|| self.server.as_ref().map(|server| (**server).clone()));
         set.or_else(running).unwrap_or_else(|| SERVER.parse().expect("the default address is a URL"))
     }

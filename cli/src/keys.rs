@@ -11,7 +11,6 @@ use views::{ApiKey, Views};
 
 use crate::config::Config;
 use crate::out;
-use crate::stack::Stack;
 
 /// What to do with keys.
 #[derive(Debug, Args)]
@@ -77,7 +76,7 @@ pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCo
 /// # Errors
 /// When there is none, or nobody has prepared it.
 pub async fn open(flag: Option<&str>, config: &Config) -> anyhow::Result<Views> {
-    let url = database_url(flag, config)?;
+    let url = config.database(flag)?;
     let views = Views::connect(&url, &views::Options { max_connections: 1, ..views::Options::default() })
         .await
         .context("connect to the database (VOICEFORGE_DATABASE_URL)")?;
@@ -130,18 +129,6 @@ async fn act(views: &Views, arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn database_url(flag: Option<&str>, config: &Config) -> anyhow::Result<String> {
-    let set =
-        flag.map(str::to_owned).or_else(|| config.database_url.as_ref().map(|url| url.as_str().to_owned()));
-    let running = || {
-        let stack = Stack::attach(&config.data).ok().filter(|stack| stack.is_kept())?;
-        Some(stack.record().database_url.clone())
-    };
-    set.or_else(running).context(
-        "which database? give it with --database-url or VOICEFORGE_DATABASE_URL, or name with VOICEFORGE_DATA the folder in which `voiceforge up` runs",
-    )
 }
 
 fn as_json(key: &ApiKey) -> serde_json::Value {

@@ -2,7 +2,7 @@
 //!
 //! - [`command`]: what can be typed; then one file for each command: [`up`], [`down`], [`status`], [`drop`], [`get`],
 //!   [`list`], [`search`], [`delete`], [`replay`], [`compare`], [`cancel`], [`retention`], [`dead`], [`top`], [`keys`],
-//!   [`transcribe`], [`models`].
+//!   [`reproject`], [`transcribe`], [`models`].
 //! - [`config`]: what the environment says; [`wishes`]: the options that several commands share.
 //! - [`client`]: the HTTP API as it is seen from here.
 //! - [`stack`]: a whole deployment on this machine, private to one folder.
@@ -27,6 +27,7 @@ pub mod models;
 pub mod out;
 pub mod progress;
 pub mod replay;
+pub mod reproject;
 pub mod retention;
 pub mod search;
 pub mod stack;

@@ -99,6 +99,11 @@ impl Meter {
         self.show("files", done as f64 / total.max(1) as f64, &format!("{done} of {total} files"));
     }
 
+    /// Shows how far something is, in words of its own.
+    pub fn share(&self, activity: &str, share: f64, text: &str) {
+        self.show(activity, share, text);
+    }
+
     /// Shows an activity of unknown length.
     pub fn activity(&self, text: &str) {
         self.show(text, 0.0, text);

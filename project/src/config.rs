@@ -50,7 +50,7 @@ impl Config {
         }
     }
 
-    /// Returns how the stage loop is to run. Two batches may be in hand: one in a transaction, one gathering.
+    /// Returns how the stage loop is to run.
     pub fn stage(&self) -> Options {
         Options::new("project", Inlet::Facts).with_lease(self.lease)
     }

@@ -4,6 +4,7 @@
 //! batch grows with the load and a lone fact does not wait. Acknowledged only after COMMIT: what is delivered twice
 //! is found in the inbox and changes nothing.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -11,7 +12,7 @@ use async_trait::async_trait;
 use events::{Cause, Shard};
 use service::env::Database;
 use streams::{Delivery, Stage, failpoint};
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use views::{ApplyError, Entry, EntryError, Installed, Views};
 
 use crate::config::Config;
@@ -24,12 +25,15 @@ pub struct Project {
 }
 
 impl Project {
-    /// Starts the task that applies batches of at most `batch` facts.
+    /// Starts the tasks that apply batches of at most `batch` facts.
     pub fn start(views: Views, batch: usize) -> Project {
         let (gathered, inbox) = mpsc::unbounded_channel();
-        tokio::spawn(apply_all(views, inbox, batch));
-        // One batch in a transaction, one gathering: the stage loop's slots bound the channel.
-        Project { gathered, slots: batch * 2 }
+        let inbox = Arc::new(Mutex::new(inbox));
+        for _ in 0..APPLIERS {
+            tokio::spawn(apply_all(views.clone(), Arc::clone(&inbox), batch));
+        }
+        // A batch in each transaction, one gathering: the stage loop's slots bound the channel.
+        Project { gathered, slots: batch * (APPLIERS + 1) }
     }
 }
 
@@ -86,9 +90,15 @@ pub async fn open(database: &Database) -> anyhow::Result<Views> {
 
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-async fn apply_all(views: Views, mut inbox: mpsc::UnboundedReceiver<Delivery>, batch: usize) {
+/// Batches in hand at once: one is read and encoded here while the server writes the other. The fold does not depend on
+/// order.
+const APPLIERS: usize = 2;
+
+type Inbox = Arc<Mutex<mpsc::UnboundedReceiver<Delivery>>>;
+
+async fn apply_all(views: Views, inbox: Inbox, batch: usize) {
     let mut deliveries = Vec::new();
-    while inbox.recv_many(&mut deliveries, batch).await > 0 {
+    while inbox.lock().await.recv_many(&mut deliveries, batch).await > 0 {
         let mut entries = Vec::with_capacity(deliveries.len());
         let mut readable = Vec::with_capacity(deliveries.len());
         for delivery in deliveries.drain(..) {

@@ -4,6 +4,7 @@ mod accuracy;
 mod first_transcript;
 mod hop;
 mod machine;
+mod read_side;
 mod replay_latency;
 
 use std::process::ExitCode;
@@ -13,6 +14,10 @@ use anyhow::{Result, bail};
 const HELP: &str = "\
 measurements:
   cargo xtask bench accuracy           word errors beside faster-whisper's, same weights, options and windows
+  cargo xtask bench projection [--events N]
+                                       segments a second into the read side, on PostgreSQL and on TimescaleDB
+  cargo xtask bench rebuild [--events N]
+                                       facts a second of a rebuild of the read side, and where the time goes
   cargo xtask bench first-transcript   time from a fresh clone to the demo's transcript, and of a second run
   cargo xtask bench hop                events a second through one stage, beside Celery; segments of speech
   cargo xtask bench replay-latency     drop to transcript, alone and while recordings are transcribed again
@@ -26,6 +31,8 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         ["accuracy"] => accuracy::run(),
+        ["projection", options @ ..] => read_side::projection(options),
+        ["rebuild", options @ ..] => read_side::rebuild(options),
         ["first-transcript"] => first_transcript::run(),
         ["hop"] => hop::run(),
         ["replay-latency"] => replay_latency::run(),

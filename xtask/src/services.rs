@@ -42,6 +42,15 @@ pub fn run() -> Result<ExitCode> {
 impl Services {
     /// Starts all three, each on a free port, with their data in one temporary folder.
     pub fn start(tools: &ForTests) -> Result<Services> {
+        Services::start_with(tools, false)
+    }
+
+    /// The same, with servers that are as careful as they are for users.
+    pub fn start_durable(tools: &ForTests) -> Result<Services> {
+        Services::start_with(tools, true)
+    }
+
+    fn start_with(tools: &ForTests, durable: bool) -> Result<Services> {
         say::title("starting Redis, PostgreSQL and TimescaleDB for the tests");
         remove_forgotten();
         let folder = std::env::temp_dir().join(format!("{FOLDER_PREFIX}{}", std::process::id()));
@@ -56,7 +65,7 @@ impl Services {
                     folder: folder.join("postgres"),
                     log: folder.join("postgres.log"),
                     port: None,
-                    durable: false,
+                    durable,
                 })
             });
             let redis = Redis::start(&redis::Options {
@@ -64,7 +73,7 @@ impl Services {
                 folder: folder.join("redis"),
                 log: folder.join("redis.log"),
                 port: None,
-                durable: false,
+                durable,
                 settings: Vec::new(),
             });
             (
@@ -91,16 +100,23 @@ impl Services {
         }
     }
 
+    /// Where PostgreSQL is.
+    pub fn postgres_url(&self) -> String {
+        self.postgres.url()
+    }
+
+    /// Where TimescaleDB is.
+    pub fn timescale_url(&self) -> String {
+        format!("postgres://{}@127.0.0.1:{}/postgres", postgres::NAME, self.timescale_port)
+    }
+
     /// What tests read to find the servers, the models, the recordings and python.
     pub fn variables(&self, tools: &ForTests) -> Vec<(&'static str, String)> {
         let path = |path: &Path| path.display().to_string();
         vec![
             ("VOICEFORGE_TEST_REDIS", self.redis.url()),
             ("VOICEFORGE_TEST_POSTGRES", self.postgres.url()),
-            (
-                "VOICEFORGE_TEST_TIMESCALE",
-                format!("postgres://{}@127.0.0.1:{}/postgres", postgres::NAME, self.timescale_port),
-            ),
+            ("VOICEFORGE_TEST_TIMESCALE", self.timescale_url()),
             ("VOICEFORGE_TEST_MODELS", path(&tools.models)),
             ("VOICEFORGE_TEST_CLIPS", path(&tools.clips)),
             ("VOICEFORGE_TEST_PYTHON", path(&tools.python)),

@@ -6,6 +6,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::envelope::{Envelope, now};
 use crate::event::*;
@@ -92,6 +93,25 @@ impl<'a, P> Wire<&'a P> {
     }
 }
 
+impl<P> Wire<P> {
+    fn into_envelope(self, event: Event) -> Envelope {
+        Envelope {
+            event_id: self.event_id,
+            shard: self.shard,
+            seq: self.seq,
+            recording: self.recording,
+            tenant: self.tenant,
+            generation: self.generation,
+            round: self.round,
+            submitted_at: self.submitted_at,
+            occurred_at: self.occurred_at,
+            trace: self.trace,
+            causation_id: self.causation_id,
+            event,
+        }
+    }
+}
+
 /// The type and version alone, to be read before the rest is trusted.
 #[derive(Deserialize)]
 struct Head {
@@ -128,6 +148,13 @@ macro_rules! event_types {
 
             fn to_json(&self, envelope: &Envelope) -> Result<String, serde_json::Error> {
                 match self { $(Event::$name(payload) => serde_json::to_string(&Wire::new(envelope, payload))),+ }
+            }
+
+            fn from_newest(kind: &str, payload: &RawValue) -> Result<Event, serde_json::Error> {
+                match kind {
+                    $(stringify!($name) => Ok(Event::$name(serde_json::from_str(payload.get())?)),)+
+                    _ => unreachable!("decode() looks the type up in TYPES first"),
+                }
             }
 
             fn from_payload(kind: &str, payload: Value) -> Result<Event, serde_json::Error> {
@@ -178,6 +205,14 @@ pub fn encode(envelope: &Envelope) -> Result<String, CodecError> {
 /// # Errors
 /// [`CodecError::Malformed`] for anything that is not an envelope. Unknown types and newer versions are values.
 pub fn decode(json: &[u8]) -> Result<Decoded, CodecError> {
+    Ok(decode_with(json, UPCASTERS)?.0)
+}
+
+/// Reads an event as [`decode`] does, and tells the version in which it is written.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_versioned(json: &[u8]) -> Result<(Decoded, u32), CodecError> {
     decode_with(json, UPCASTERS)
 }
 
@@ -197,50 +232,49 @@ pub fn end_unreadable(json: &[u8], stage: &str, cause: Cause, attempts: u32) -> 
         }
         None => RecordingFailed { stage: stage.to_owned(), cause, attempts }.into(),
     };
-    let unread = Envelope {
-        event_id: wire.event_id,
-        shard: wire.shard,
-        seq: None,
-        recording: wire.recording,
-        tenant: wire.tenant,
-        generation: wire.generation,
-        round: wire.round,
-        submitted_at: wire.submitted_at,
-        occurred_at: wire.occurred_at,
-        trace: wire.trace,
-        causation_id: wire.causation_id,
-        event: event.clone(),
-    };
+    let unread = wire.into_envelope(event.clone());
     Some(unread.follow(event, now()))
 }
 
-fn decode_with(json: &[u8], upcasters: &[Upcaster]) -> Result<Decoded, CodecError> {
-    let head: Head = serde_json::from_slice(json)?;
-    let Some(&(kind, newest)) = Event::TYPES.iter().find(|(kind, _)| *kind == head.kind) else {
-        return Ok(Decoded::UnknownType { kind: head.kind });
+fn decode_with(json: &[u8], upcasters: &[Upcaster]) -> Result<(Decoded, u32), CodecError> {
+    let wire: Wire<&RawValue> = match serde_json::from_slice(json) {
+        Ok(wire) => wire,
+        // Of a type that is not known only the type and the version are trusted.
+        Err(error) => return decode_head(json).and_then(|head| head.ok_or(error.into())),
     };
-    if head.version > newest {
-        return Ok(Decoded::NewerVersion { kind: head.kind, version: head.version });
+    let known = match known(&wire.kind, wire.version) {
+        Ok(kind) => kind,
+        Err(decoded) => return Ok((decoded, wire.version)),
+    };
+    let mut steps =
+        upcasters.iter().filter(|step| step.kind == known && step.from >= wire.version).peekable();
+    let event = match steps.peek() {
+        // A value of its own for each word of a segment would take most of the time.
+        None => Event::from_newest(known, wire.payload)?,
+        Some(_) => {
+            let payload = serde_json::from_str(wire.payload.get())?;
+            Event::from_payload(known, steps.fold(payload, |payload, step| (step.step)(payload)))?
+        }
+    };
+    let version = wire.version;
+    Ok((Decoded::Known(Box::new(wire.into_envelope(event))), version))
+}
+
+/// The type as this release names it, unless it does not know it in this version.
+fn known(kind: &str, version: u32) -> Result<&'static str, Decoded> {
+    match Event::TYPES.iter().find(|(known, _)| *known == kind) {
+        None => Err(Decoded::UnknownType { kind: kind.to_owned() }),
+        Some((_, newest)) if version > *newest => {
+            Err(Decoded::NewerVersion { kind: kind.to_owned(), version })
+        }
+        Some((known, _)) => Ok(known),
     }
-    let wire: Wire<Value> = serde_json::from_slice(json)?;
-    let payload = upcasters
-        .iter()
-        .filter(|step| step.kind == kind && step.from >= wire.version)
-        .fold(wire.payload, |payload, step| (step.step)(payload));
-    Ok(Decoded::Known(Box::new(Envelope {
-        event_id: wire.event_id,
-        shard: wire.shard,
-        seq: wire.seq,
-        recording: wire.recording,
-        tenant: wire.tenant,
-        generation: wire.generation,
-        round: wire.round,
-        submitted_at: wire.submitted_at,
-        occurred_at: wire.occurred_at,
-        trace: wire.trace,
-        causation_id: wire.causation_id,
-        event: Event::from_payload(kind, payload)?,
-    })))
+}
+
+/// Reads what is not an envelope as this release knows it; `None` when it should be one.
+fn decode_head(json: &[u8]) -> Result<Option<(Decoded, u32)>, CodecError> {
+    let head: Head = serde_json::from_slice(json)?;
+    Ok(known(&head.kind, head.version).err().map(|decoded| (decoded, head.version)))
 }
 
 #[cfg(test)]

@@ -50,6 +50,12 @@ pub const POINTS: &[(&str, &str)] = &[
     ("trim.after", "it is trimmed"),
     ("apply.before", "a batch of facts is about to be applied in SQL"),
     ("apply.after", "it is committed in SQL and not acknowledged"),
+    ("reproject.archive", "the first facts of a rebuild's archive are folded"),
+    ("reproject.log", "a rebuild caught up with the log"),
+    ("reproject.verify", "a rebuild compared all rows"),
+    ("reproject.switch", "a rebuild is about to switch to its version"),
+    ("reproject.switched", "it switched"),
+    ("reproject.drop", "a version of the read side is about to be dropped"),
 ];
 
 /// Dies here if the test said so.

@@ -11,6 +11,7 @@ use sqlx::postgres::PgPool;
 use sqlx::{Connection, PgConnection, Row};
 use uuid::Uuid;
 
+use crate::copy::Rows;
 use crate::database::Views;
 use crate::entry::Entry;
 use crate::erasures;
@@ -96,6 +97,7 @@ async fn apply(pool: &PgPool, batch: Vec<Entry>) -> Result<Applied, Error> {
         .collect();
     let envelopes: Vec<&Envelope> = fresh.iter().filter_map(|entry| entry.envelope()).collect();
     let deleted = fold(&mut transaction, &serving, &envelopes).await?;
+    forget_in_old_versions(&mut transaction, &envelopes).await?;
     let (kept, unwanted) = split_deleted(&mut transaction, &serving, &fresh, &deleted).await?;
     insert_archive(&mut transaction, &kept).await?;
     let conflicts = advance(&mut transaction, &batch, &fresh).await?;
@@ -115,21 +117,26 @@ async fn apply(pool: &PgPool, batch: Vec<Entry>) -> Result<Applied, Error> {
     })
 }
 
-/// Returns the events that were not there.
+/// Returns the events that were not there. The archive remembers longer than the inbox.
 async fn insert_inbox(connection: &mut PgConnection, batch: &[Entry]) -> Result<HashSet<EventId>, Error> {
-    let mut rows: Vec<(Uuid, i32, i64)> = batch
+    let mut rows: Vec<(Uuid, i32, i64, At)> = batch
         .iter()
-        .map(|entry| (entry.head.event_id.as_uuid(), i32::from(entry.head.shard), entry.head.seq))
+        .map(|Entry { head, .. }| {
+            (head.event_id.as_uuid(), i32::from(head.shard), head.seq, At::new(head.occurred_at))
+        })
         .collect();
-    rows.sort_unstable();
+    rows.sort_unstable_by_key(|row| (row.0, row.1, row.2));
     let fresh: Vec<Uuid> = sqlx::query_scalar(
         "INSERT INTO control.inbox (event_id, shard, seq) \
-         SELECT * FROM unnest($1::uuid[], $2::int[], $3::bigint[]) \
+         SELECT n.event_id, n.shard, n.seq \
+         FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::timestamptz[]) AS n (event_id, shard, seq, occurred_at) \
+         WHERE NOT EXISTS (SELECT FROM log.events e WHERE e.occurred_at = n.occurred_at AND e.event_id = n.event_id) \
          ON CONFLICT DO NOTHING RETURNING event_id",
     )
     .bind(rows.iter().map(|row| row.0).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.1).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.2).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.3).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
     Ok(fresh.into_iter().map(EventId::from).collect())
@@ -188,35 +195,59 @@ async fn split_deleted<'a>(
     Ok((kept, places))
 }
 
+/// Deletion means gone: versions that no longer serve forget the recording altogether.
+async fn forget_in_old_versions(connection: &mut PgConnection, envelopes: &[&Envelope]) -> Result<(), Error> {
+    let deleted: BTreeMap<RecordingId, At> = envelopes
+        .iter()
+        .filter(|envelope| matches!(envelope.event, Event::RecordingDeleted(_)))
+        .map(|envelope| (envelope.recording, At::submitted(envelope)))
+        .collect();
+    if deleted.is_empty() {
+        return Ok(());
+    }
+    let sql = "SELECT schema FROM control.projections WHERE state = 'old' ORDER BY schema";
+    for schema in sqlx::query_scalar::<_, String>(sql).fetch_all(&mut *connection).await? {
+        let schema: Schema = schema.parse()?;
+        for (id, submitted_at) in &deleted {
+            for sql in [
+                "DELETE FROM {schema}.segments WHERE submitted_at = $1 AND recording = $2",
+                "DELETE FROM {schema}.transcripts WHERE submitted_at = $1 AND recording = $2",
+                "DELETE FROM {schema}.recordings WHERE submitted_at = $1 AND id = $2",
+            ] {
+                let query = sqlx::query(schema.sql(sql)).bind(submitted_at).bind(id.as_uuid());
+                query.execute(&mut *connection).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
 async fn insert_archive(connection: &mut PgConnection, fresh: &[&Entry]) -> Result<(), Error> {
     if fresh.is_empty() {
         return Ok(());
     }
     let mut fresh = fresh.to_vec();
     fresh.sort_by_key(|entry| (At::new(entry.head.occurred_at), entry.head.event_id));
-    let heads = || fresh.iter().map(|entry| &entry.head);
-    sqlx::query(
-        "INSERT INTO log.events (occurred_at, event_id, type, version, shard, seq, recording, tenant, generation, \
-         round, submitted_at, event) \
-         SELECT * FROM unnest($1::timestamptz[], $2::uuid[], $3::text[], $4::bigint[], $5::int[], $6::bigint[], \
-         $7::uuid[], $8::text[], $9::bigint[], $10::bigint[], $11::timestamptz[], $12::text[]) \
-         ON CONFLICT DO NOTHING",
-    )
-    .bind(heads().map(|head| At::new(head.occurred_at)).collect::<Vec<_>>())
-    .bind(heads().map(|head| head.event_id.as_uuid()).collect::<Vec<_>>())
-    .bind(heads().map(|head| head.kind.clone()).collect::<Vec<_>>())
-    .bind(heads().map(|head| i64::from(head.version)).collect::<Vec<_>>())
-    .bind(heads().map(|head| i32::from(head.shard)).collect::<Vec<_>>())
-    .bind(heads().map(|head| head.seq).collect::<Vec<_>>())
-    .bind(heads().map(|head| head.recording.as_uuid()).collect::<Vec<_>>())
-    .bind(heads().map(|head| head.tenant.clone()).collect::<Vec<_>>())
-    .bind(heads().map(|head| i64::from(head.generation)).collect::<Vec<_>>())
-    .bind(heads().map(|head| i64::from(head.round)).collect::<Vec<_>>())
-    .bind(heads().map(|head| At::new(head.submitted_at)).collect::<Vec<_>>())
-    .bind(fresh.iter().map(|entry| entry.json.as_str()).collect::<Vec<_>>())
-    .execute(connection)
-    .await?;
-    Ok(())
+    let mut rows = Rows::new(12);
+    for entry in fresh {
+        let head = &entry.head;
+        rows.row()
+            .time(At::new(head.occurred_at))
+            .uuid(head.event_id.as_uuid())
+            .text(head.kind.as_str())
+            .bigint(i64::from(head.version))
+            .integer(head.shard.into())
+            .bigint(head.seq)
+            .uuid(head.recording.as_uuid())
+            .text(head.tenant.as_str())
+            .bigint(i64::from(head.generation))
+            .bigint(i64::from(head.round))
+            .time(At::new(head.submitted_at))
+            .text(&*entry.json);
+    }
+    let statement = "COPY log.events (occurred_at, event_id, type, version, shard, seq, recording, tenant, generation, \
+                     round, submitted_at, event) FROM STDIN BINARY";
+    rows.send(connection, statement).await
 }
 
 /// Notes the seqs of the batch as seen, and returns those that another event had already.
@@ -261,12 +292,14 @@ async fn advance(
     Ok(conflicts)
 }
 
-/// New events whose seq was seen already: suspects, unless the seq was only declared lost.
+/// New events whose seq was seen already: suspects, unless the seq was only declared lost, which is noted too.
 async fn find_conflicts(connection: &mut PgConnection, fresh: &[&Entry]) -> Result<Vec<Conflict>, Error> {
     let rows = sqlx::query(
         "WITH new AS (SELECT * FROM unnest($1::int[], $2::bigint[], $3::uuid[]) AS new (shard, seq, event_id)), \
          suspects AS (SELECT new.* FROM new JOIN control.checkpoints c ON c.shard = new.shard WHERE c.seen @> new.seq \
-                      UNION SELECT a.* FROM new a JOIN new b USING (shard, seq) WHERE a.event_id <> b.event_id) \
+                      UNION SELECT a.* FROM new a JOIN new b USING (shard, seq) WHERE a.event_id <> b.event_id), \
+         filled AS (UPDATE control.gaps g SET filled_at = now() FROM suspects s \
+                    WHERE g.shard = s.shard AND s.seq BETWEEN g.first_seq AND g.last_seq) \
          SELECT s.shard, s.seq, e.event_id AS first, s.event_id AS second FROM suspects s \
          CROSS JOIN LATERAL (SELECT event_id FROM log.events e WHERE e.shard = s.shard AND e.seq = s.seq \
                              AND e.event_id <> s.event_id ORDER BY event_id LIMIT 1) AS e \

@@ -1,16 +1,18 @@
 //! One entry of a shard's log, as it is folded and archived.
 
+use std::sync::Arc;
+
 use events::{CodecError, Decoded, Envelope, Event, EventId, RecordingId, Shard};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// An entry that was read: its place, its bytes, and the event it holds, if this release knows the type.
+/// An entry that was read: its place, its bytes, and the event it holds, if this release knows the type. Cheap to clone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    pub(crate) head: Head,
-    pub(crate) json: String,
-    envelope: Option<Box<Envelope>>,
+    pub(crate) head: Arc<Head>,
+    pub(crate) json: Arc<str>,
+    envelope: Option<Arc<Envelope>>,
 }
 
 /// What every event says of itself, whatever its type.
@@ -32,6 +34,24 @@ pub(crate) struct Head {
     pub round: u32,
     pub submitted_at: Timestamp,
     pub occurred_at: Timestamp,
+}
+
+impl Head {
+    fn of(envelope: &Envelope, version: u32) -> Head {
+        Head {
+            shard: 0,
+            seq: 0,
+            event_id: envelope.event_id,
+            kind: envelope.event.kind().to_owned(),
+            version,
+            recording: envelope.recording,
+            tenant: envelope.tenant.as_str().to_owned(),
+            generation: envelope.generation,
+            round: envelope.round,
+            submitted_at: envelope.submitted_at,
+            occurred_at: envelope.occurred_at,
+        }
+    }
 }
 
 /// An entry that cannot be applied.
@@ -69,15 +89,16 @@ impl Entry {
     /// [`EntryError::Newer`] must be waited out; the others never get better.
     pub fn read(shard: Shard, seq: u64, json: &[u8]) -> Result<Entry, EntryError> {
         let text = std::str::from_utf8(json).map_err(|_| malformed("the bytes are not UTF-8"))?;
-        let envelope = match events::decode(json)? {
-            Decoded::Known(envelope) => Some(envelope),
-            Decoded::UnknownType { .. } => None,
-            Decoded::NewerVersion { kind, version } => return Err(EntryError::Newer { kind, version }),
+        let (mut head, envelope) = match events::decode_versioned(json)? {
+            (Decoded::Known(envelope), version) => (Head::of(&envelope, version), Some(envelope)),
+            (Decoded::UnknownType { .. }, _) => {
+                (serde_json::from_slice(json).map_err(CodecError::from)?, None)
+            }
+            (Decoded::NewerVersion { kind, version }, _) => return Err(EntryError::Newer { kind, version }),
         };
-        let mut head: Head = serde_json::from_slice(json).map_err(CodecError::from)?;
         let envelope = envelope.map(|mut envelope| {
             (envelope.shard, envelope.seq) = (shard, Some(seq));
-            Box::new(without_nul(*envelope, text))
+            Arc::new(without_nul(*envelope, text))
         });
         let largest = envelope.as_ref().map_or(0, |envelope| largest(&envelope.event));
         if largest > NUMBER_MAX || i64::try_from(seq).is_err() {
@@ -86,7 +107,7 @@ impl Entry {
         head.tenant = head.tenant.replace('\0', "\u{fffd}");
         head.kind = head.kind.replace('\0', "\u{fffd}");
         (head.shard, head.seq) = (shard.0, seq as i64);
-        Ok(Entry { head, json: text.to_owned(), envelope })
+        Ok(Entry { head: Arc::new(head), json: text.into(), envelope })
     }
 
     /// Makes the entry of an event that has its seq.
@@ -100,6 +121,11 @@ impl Entry {
     /// The event; `None` for a type that this release does not know.
     pub fn envelope(&self) -> Option<&Envelope> {
         self.envelope.as_deref()
+    }
+
+    /// The event's identity.
+    pub fn event_id(&self) -> EventId {
+        self.head.event_id
     }
 
     /// The type as written.

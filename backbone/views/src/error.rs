@@ -1,5 +1,8 @@
 //! What can go wrong, told apart by what the caller can do about it.
 
+use events::{EventId, Shard};
+
+use crate::entry::EntryError;
 use crate::schema::Schema;
 
 /// A database call that did not work.
@@ -36,6 +39,29 @@ pub enum Error {
         layout: i32,
         /// The shape this program writes.
         program: i32,
+    },
+    /// A version of the read side is being built by another program, or is not being built any more.
+    #[error(
+        "{0} is no longer this program's to build: another one goes on with it, or it serves, or it was dropped"
+    )]
+    Taken(Schema),
+    /// There is no such version of the read side.
+    #[error("there is no {0}")]
+    NoVersion(Schema),
+    /// The version of the read side that serves cannot be dropped.
+    #[error("{0} serves; only a version that was replaced, or one that is not finished, can be dropped")]
+    Serves(Schema),
+    /// An event in the archive that cannot be folded.
+    #[error("event {event_id} in the archive (shard {shard}, seq {seq}): {source}")]
+    Event {
+        /// The event.
+        event_id: EventId,
+        /// The shard in whose log it stood.
+        shard: Shard,
+        /// Its place there.
+        seq: u64,
+        /// Why.
+        source: EntryError,
     },
     /// A migration did not work.
     #[error("prepare the database: {0}")]

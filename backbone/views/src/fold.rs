@@ -28,6 +28,8 @@ pub(crate) struct Touched {
     /// Every generation with its state as it stood; those that the batch touches are computed anew.
     generations: BTreeMap<u32, (GenerationFacts, State)>,
     touched: BTreeSet<u32>,
+    /// Nothing of it was here before.
+    pub is_new: bool,
 }
 
 /// Which row of `segments`: recording, generation, channel, index.
@@ -70,7 +72,7 @@ pub(crate) async fn fold(
         recording.touched.clear();
     }
 
-    segments::upsert(connection, schema, &recordings, &segments).await?;
+    segments::write(connection, schema, &recordings, segments).await?;
     delete_contents(connection, schema, &recordings, &deleted).await?;
     settle_states(connection, schema, &mut recordings).await?;
     write_transcripts(connection, schema, &recordings).await?;
@@ -92,21 +94,25 @@ async fn lock_recordings(
             facts: RecordingFacts::default(),
             generations: BTreeMap::new(),
             touched: BTreeSet::new(),
+            is_new: false,
         });
     }
     let ids: Vec<Uuid> = recordings.keys().map(|id| id.as_uuid()).collect();
-    sqlx::query(schema.sql(
+    let new: Vec<Uuid> = sqlx::query_scalar(schema.sql(
         "INSERT INTO {schema}.recordings (id, submitted_at, tenant, status, audio_ms, decoded_ms, transcribed_ms, \
          transcribed_segments, failed_segments, facts) \
          SELECT id, submitted_at, tenant, 'queued', 0, 0, 0, 0, 0, '{}' \
          FROM unnest($1::uuid[], $2::timestamptz[], $3::text[]) AS new (id, submitted_at, tenant) \
-         ON CONFLICT (id) DO NOTHING",
+         ON CONFLICT (id) DO NOTHING RETURNING id",
     ))
     .bind(&ids)
     .bind(recordings.values().map(|recording| recording.submitted_at).collect::<Vec<_>>())
     .bind(recordings.values().map(|recording| recording.tenant.clone()).collect::<Vec<_>>())
-    .execute(&mut *connection)
+    .fetch_all(&mut *connection)
     .await?;
+    for id in new {
+        recordings.get_mut(&id.into()).expect("only these were inserted").is_new = true;
+    }
 
     let sql = "SELECT id, submitted_at, tenant, facts::text AS facts FROM {schema}.recordings \
                WHERE id = ANY($1) ORDER BY id FOR UPDATE";

@@ -100,8 +100,7 @@ impl Views {
         let mut attempt = 1;
         loop {
             // A connection of its own: the lock goes with it, whatever happens.
-            let options = (*self.connect).clone().options([("statement_timeout", "0")]);
-            let mut connection = options.connect().await.map_err(Error::from)?;
+            let mut connection = self.patient_connection().await?;
             let outcome = install(&mut connection, policies).await;
             let _ = connection.close().await;
             match outcome {
@@ -131,36 +130,26 @@ impl Views {
     }
 }
 
+impl Views {
+    /// Opens a connection of its own without a limit on the time of a statement.
+    pub(crate) async fn patient_connection(&self) -> Result<PgConnection, Error> {
+        Ok((*self.connect).clone().options([("statement_timeout", "0")]).connect().await?)
+    }
+}
+
 async fn install(connection: &mut PgConnection, policies: &Policies) -> Result<Installed, Error> {
     sqlx::query("SELECT pg_advisory_lock($1)").bind(INSTALL_LOCK).execute(&mut *connection).await?;
     run(connection, &base(), "control.migrations").await?;
 
-    let row = sqlx::query(
-        "SELECT current_setting('server_version') AS postgres, \
-         (SELECT extversion FROM pg_extension WHERE extname = 'timescaledb') AS timescale, \
-         (SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'timescaledb') AS schema, \
-         EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb') AS available, \
-         coalesce(current_setting('timescaledb.license', true), 'timescale') = 'timescale' AS community",
-    )
-    .fetch_one(&mut *connection)
-    .await?;
-    let timescale_version: Option<String> = row.try_get("timescale")?;
-    if let Some(schema) = row.try_get::<Option<String>, _>("schema")? {
-        // The extension's functions are found whichever schema it was put in.
-        let sql = "SELECT set_config('search_path', $1 || ', public', false)";
-        sqlx::query(sql).bind(schema).execute(&mut *connection).await?;
-    }
-    let features = Features {
-        timescale: timescale_version.is_some(),
-        community: timescale_version.is_some() && row.try_get("community")?,
-    };
+    let server = Server::ask(connection).await?;
+    let features = server.features;
     let mut missing = Vec::new();
-    match (&timescale_version, features.community) {
-        (Some(_), true) => {
+    match (features.timescale, features.community) {
+        (true, true) => {
             run(connection, &timescale(), "control.migrations_timescale").await?;
             run(connection, &community(), "control.migrations_community").await?;
         }
-        (Some(_), false) => {
+        (true, false) => {
             run(connection, &timescale(), "control.migrations_timescale").await?;
             missing.push(
                 "this is TimescaleDB's Apache-2 edition: old data is neither compressed nor dropped by policies, \
@@ -168,8 +157,8 @@ async fn install(connection: &mut PgConnection, policies: &Policies) -> Result<I
                     .to_owned(),
             );
         }
-        (None, _) => {
-            let remedy = match row.try_get("available")? {
+        (false, _) => {
+            let remedy = match server.available {
                 true => "it is available here: CREATE EXTENSION timescaledb, then start again",
                 false => "install it for large archives",
             };
@@ -199,7 +188,42 @@ async fn install(connection: &mut PgConnection, policies: &Policies) -> Result<I
     let released =
         sqlx::query("SELECT pg_advisory_unlock($1)").bind(INSTALL_LOCK).execute(&mut *connection).await;
     released?;
-    Ok(Installed { postgres: row.try_get("postgres")?, timescale: timescale_version, missing })
+    Ok(Installed { postgres: server.postgres, timescale: server.timescale, missing })
+}
+
+/// What the server says of itself.
+pub(crate) struct Server {
+    postgres: String,
+    timescale: Option<String>,
+    /// Whether TimescaleDB could be had for the asking.
+    available: bool,
+    pub features: Features,
+}
+
+impl Server {
+    /// Asks, and sees to it that this session finds the extension's functions whichever schema it was put in.
+    pub async fn ask(connection: &mut PgConnection) -> Result<Server, Error> {
+        let row = sqlx::query(
+            "SELECT current_setting('server_version') AS postgres, \
+             (SELECT extversion FROM pg_extension WHERE extname = 'timescaledb') AS timescale, \
+             (SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'timescaledb') AS schema, \
+             EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb') AS available, \
+             coalesce(current_setting('timescaledb.license', true), 'timescale') = 'timescale' AS community",
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+        let timescale: Option<String> = row.try_get("timescale")?;
+        if let Some(schema) = row.try_get::<Option<String>, _>("schema")? {
+            let sql = "SELECT set_config('search_path', $1 || ', public', false)";
+            sqlx::query(sql).bind(schema).execute(&mut *connection).await?;
+        }
+        let features = Features {
+            timescale: timescale.is_some(),
+            community: timescale.is_some() && row.try_get("community")?,
+        };
+        let (postgres, available) = (row.try_get("postgres")?, row.try_get("available")?);
+        Ok(Server { postgres, timescale, available, features })
+    }
 }
 
 async fn run(connection: &mut PgConnection, migrator: &Migrator, table: &'static str) -> Result<(), Error> {

@@ -5,6 +5,8 @@
 //! - [`projections`]: the versions of the read side, [`schema`]: their names.
 //! - [`entry`](mod@entry): [`Entry`], one entry of a log, as it is folded and archived.
 //! - [`apply`](mod@apply): a batch of entries into tables, in one transaction, each event once.
+//! - [`archive`]: every fact as it stood in the log; [`rebuild`]: a new version of the read side folded from it, and
+//!   [`verify`]: two versions row by row.
 //! - [`recordings`], [`transcripts`], [`search`], [`usage`]: what readers ask for.
 //! - [`progress`]: how far each shard's log is archived; which drops reached their end.
 //! - [`erasures`]: what deletion leaves to do. [`retention`]: how long things are kept.
@@ -18,6 +20,8 @@
 //! the tables hold its facts, and its functions decide what they mean.
 
 pub mod apply;
+pub mod archive;
+mod copy;
 pub mod database;
 pub mod entry;
 pub mod erasures;
@@ -29,6 +33,7 @@ pub mod metrics;
 pub mod page;
 pub mod progress;
 pub mod projections;
+pub mod rebuild;
 pub mod recordings;
 pub mod retention;
 pub mod runs;
@@ -40,6 +45,7 @@ mod state;
 mod time;
 pub mod transcripts;
 pub mod usage;
+pub mod verify;
 pub mod watch;
 
 pub use apply::{Applied, Conflict};
@@ -52,6 +58,7 @@ pub use keys::{ApiKey, NewKey};
 pub use page::{Page, PageKey, PageKeyError};
 pub use progress::Checkpoint;
 pub use projections::{Projection, Stand};
+pub use rebuild::{Building, Position, Switched};
 pub use recordings::{Filter, RecordingRow};
 pub use retention::{Keep, Kept, Rule};
 pub use runs::work::Asked;
@@ -60,4 +67,5 @@ pub use schema::Schema;
 pub use search::{Hit, Part, Search, Snippet};
 pub use transcripts::GenerationRow;
 pub use usage::Usage;
+pub use verify::{Difference, Unlike};
 pub use watch::Watch;

@@ -1,7 +1,7 @@
 //! The versions of the read side: making one from the templates, which one serves, which there are.
 
 use jiff::Timestamp;
-use sqlx::{Acquire, PgConnection, Row};
+use sqlx::{Connection, PgConnection, Row};
 
 use crate::database::Views;
 use crate::error::Error;
@@ -84,6 +84,16 @@ impl Views {
         }
         projections.sort_by(|a, b| a.schema.cmp(&b.schema));
         Ok(projections)
+    }
+
+    /// Says whether the tables of a version are there.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn is_there(&self, schema: &Schema) -> Result<bool, Error> {
+        let sql = "SELECT to_regclass($1) IS NOT NULL";
+        let table = format!("{schema}.segments");
+        Ok(sqlx::query_scalar(sql).bind(table).fetch_one(&self.pool).await?)
     }
 
     /// Returns the version that serves.

@@ -1,19 +1,110 @@
 //! The rows of `segments`: of two outcomes of one segment, the better one stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use events::RecordingId;
 use sqlx::PgConnection;
 use transcript::{Outcome, Segment};
 use uuid::Uuid;
 
+use crate::copy::Rows;
 use crate::error::Error;
 use crate::fold::{SegmentKey, Touched, to_json};
 use crate::schema::Schema;
 use crate::time::At;
 
-/// Higher round wins, then success over failure, then event id: the order of [`Segment::beats`].
-pub(crate) async fn upsert(
+/// Writes segments; the recordings are locked, so nobody else writes theirs meanwhile.
+pub(crate) async fn write(
+    connection: &mut PgConnection,
+    schema: &Schema,
+    recordings: &BTreeMap<RecordingId, Touched>,
+    segments: BTreeMap<SegmentKey, Segment>,
+) -> Result<(), Error> {
+    let there = find(connection, schema, recordings, &segments).await?;
+    let (again, new): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        segments.into_iter().partition(|(key, _)| there.contains(key));
+    copy(connection, schema, recordings, &new).await?;
+    upsert(connection, schema, recordings, &again).await
+}
+
+/// Returns those of the segments that have a row.
+async fn find(
+    connection: &mut PgConnection,
+    schema: &Schema,
+    recordings: &BTreeMap<RecordingId, Touched>,
+    segments: &BTreeMap<SegmentKey, Segment>,
+) -> Result<BTreeSet<SegmentKey>, Error> {
+    let keys: Vec<&SegmentKey> = segments.keys().filter(|key| !recordings[&key.0].is_new).collect();
+    if keys.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let column = || keys.iter();
+    let found: Vec<i64> = sqlx::query_scalar(schema.sql(
+        "SELECT k.at FROM unnest($1::timestamptz[], $2::uuid[], $3::bigint[], $4::int[], $5::bigint[]) WITH ORDINALITY \
+         AS k (submitted_at, recording, generation, channel, index, at) \
+         CROSS JOIN LATERAL (SELECT FROM {schema}.segments s WHERE s.submitted_at = k.submitted_at \
+         AND s.recording = k.recording AND s.generation = k.generation AND s.channel = k.channel \
+         AND s.index = k.index LIMIT 1) AS there",
+    ))
+    .bind(column().map(|key| recordings[&key.0].submitted_at).collect::<Vec<_>>())
+    .bind(column().map(|key| key.0.as_uuid()).collect::<Vec<_>>())
+    .bind(column().map(|key| i64::from(key.1)).collect::<Vec<_>>())
+    .bind(column().map(|key| i32::from(key.2)).collect::<Vec<_>>())
+    .bind(column().map(|key| i64::from(key.3)).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    let key = |at: i64| usize::try_from(at - 1).ok().and_then(|at| keys.get(at)).map(|key| **key);
+    Ok(found.into_iter().filter_map(key).collect())
+}
+
+/// Writes segments that have no row yet.
+async fn copy(
+    connection: &mut PgConnection,
+    schema: &Schema,
+    recordings: &BTreeMap<RecordingId, Touched>,
+    segments: &BTreeMap<SegmentKey, Segment>,
+) -> Result<(), Error> {
+    if segments.is_empty() {
+        return Ok(());
+    }
+    let mut rows = Rows::new(19);
+    for ((id, generation, channel, index), segment) in segments {
+        let recording = &recordings[id];
+        rows.row()
+            .time(recording.submitted_at)
+            .uuid(id.as_uuid())
+            .bigint(i64::from(*generation))
+            .integer((*channel).into())
+            .bigint(i64::from(*index))
+            .text(recording.tenant.as_str())
+            .bigint(i64::from(segment.round))
+            .uuid(segment.event_id.as_uuid())
+            .time(segment.occurred_at.into())
+            .bigint(signed(segment.start_ms))
+            .bigint(signed(segment.end_ms));
+        match &segment.outcome {
+            Outcome::Transcribed { language, text, spans, model, infer_ms } => {
+                let spans = to_json(spans);
+                rows.text(language.as_str()).text(text.as_str()).text(spans.as_str()).text(model.as_str());
+                rows.bigint(signed(*infer_ms)).text(None).text(None).bigint(None);
+            }
+            Outcome::Failed { cause, attempts } => {
+                rows.text(None).text(None).text(None).text(None).bigint(None);
+                rows.text(cause.code.as_str()).text(cause.message.as_str()).bigint(i64::from(*attempts));
+            }
+        }
+    }
+    let statement = format!(
+        "COPY {schema}.segments (submitted_at, recording, generation, channel, index, tenant, round, event_id, \
+         occurred_at, start_ms, end_ms, language, text, spans, model, infer_ms, cause_code, cause_message, attempts) \
+         FROM STDIN BINARY"
+    );
+    rows.send(connection, &statement).await
+}
+
+/// Writes segments that have a row: the better outcome stays. Higher round wins, then success over failure, then event
+/// id: the order of [`Segment::beats`].
+async fn upsert(
     connection: &mut PgConnection,
     schema: &Schema,
     recordings: &BTreeMap<RecordingId, Touched>,
@@ -30,7 +121,7 @@ pub(crate) async fn upsert(
         "INSERT INTO {schema}.segments (submitted_at, recording, generation, channel, index, tenant, round, event_id, \
          occurred_at, start_ms, end_ms, language, text, spans, model, infer_ms, cause_code, cause_message, attempts) \
          SELECT submitted_at, recording, generation, channel, index, tenant, round, event_id, \
-         occurred_at, start_ms, end_ms, language, text, spans::jsonb, model, infer_ms, cause_code, cause_message, attempts \
+         occurred_at, start_ms, end_ms, language, text, spans, model, infer_ms, cause_code, cause_message, attempts \
          FROM unnest($1::timestamptz[], $2::uuid[], $3::bigint[], $4::int[], $5::bigint[], $6::text[], $7::bigint[], \
          $8::uuid[], $9::timestamptz[], $10::bigint[], $11::bigint[], $12::text[], $13::text[], $14::text[], $15::text[], \
          $16::bigint[], $17::text[], $18::text[], $19::bigint[]) \

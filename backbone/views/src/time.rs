@@ -32,6 +32,11 @@ impl At {
         self.0.as_microsecond()
     }
 
+    /// Microseconds since 2000, where PostgreSQL counts from.
+    pub fn since_2000_us(self) -> i64 {
+        self.us() - EPOCH_US
+    }
+
     /// Makes a time from microseconds since 1970; `None` outside the years -9999 to 9999.
     pub fn from_us(us: i64) -> Option<At> {
         Timestamp::from_microsecond(us).ok().map(At)
@@ -58,7 +63,7 @@ impl PgHasArrayType for At {
 
 impl Encode<'_, Postgres> for At {
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        Encode::<Postgres>::encode(self.us() - EPOCH_US, buffer)
+        Encode::<Postgres>::encode(self.since_2000_us(), buffer)
     }
 }
 

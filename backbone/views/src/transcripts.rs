@@ -42,7 +42,7 @@ impl Views {
         let rows = sqlx::query(
             "SELECT t.*, t.facts::text AS facts_text, r.facts::text AS about, s.channel, s.index, s.round AS segment_round, \
              s.event_id, s.occurred_at, s.start_ms, s.end_ms, s.language AS segment_language, s.text, \
-             s.spans::text AS spans, s.model AS segment_model, s.infer_ms, s.cause_code, s.cause_message, s.attempts \
+             s.spans, s.model AS segment_model, s.infer_ms, s.cause_code, s.cause_message, s.attempts \
              FROM read.recordings r \
              JOIN read.transcripts t ON t.submitted_at = r.submitted_at AND t.recording = r.id \
              AND t.generation = coalesce($2, r.generation) \

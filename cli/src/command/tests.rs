@@ -36,6 +36,7 @@ fn every_help_teaches_by_example() {
     expect_file!["help/down.txt"].assert_eq(&help(&["down"]));
     expect_file!["help/status.txt"].assert_eq(&help(&["status"]));
     expect_file!["help/keys.txt"].assert_eq(&help(&["keys"]));
+    expect_file!["help/reproject.txt"].assert_eq(&help(&["reproject"]));
     expect_file!["help/models.txt"].assert_eq(&help(&["models"]));
     expect_file!["help/models-pull.txt"].assert_eq(&help(&["models", "pull"]));
     for command in Arguments::command().get_subcommands().filter(|command| command.get_name() != "help") {
@@ -115,6 +116,9 @@ fn what_makes_no_sense_is_refused() {
         ("retention set films 1d", ErrorKind::ValueValidation),
         ("dead replay 00:1-0 --all", ErrorKind::ArgumentConflict),
         ("top --every 0", ErrorKind::ValueValidation),
+        ("reproject drop", ErrorKind::MissingRequiredArgument),
+        ("reproject drop read", ErrorKind::ValueValidation),
+        ("reproject --status --verify-only", ErrorKind::ArgumentConflict),
         ("models pull", ErrorKind::MissingRequiredArgument),
         ("up --port 70000", ErrorKind::ValueValidation),
         ("sing", ErrorKind::InvalidSubcommand),

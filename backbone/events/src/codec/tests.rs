@@ -238,7 +238,7 @@ fn upcasters_run_from_the_stored_version() {
         Upcaster { kind: "RecordingDeleted", from: 1, step: rename },
     ];
     let json = encode(&envelope(one_of_each().remove(2))).unwrap().replace("\"by\"", "\"who\"");
-    let Decoded::Known(envelope) = decode_with(json.as_bytes(), &steps).unwrap() else {
+    let (Decoded::Known(envelope), 1) = decode_with(json.as_bytes(), &steps).unwrap() else {
         panic!("known type")
     };
     assert_eq!(envelope.event, Event::RecordingDeleted(RecordingDeleted { by: "api".into(), drop_id: None }));

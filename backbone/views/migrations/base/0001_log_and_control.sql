@@ -21,6 +21,12 @@ CREATE TABLE log.events (
 CREATE INDEX events_by_seq ON log.events (shard, seq);
 CREATE INDEX events_by_recording ON log.events (recording, seq);
 
+-- Where the server has it; the usual compression takes ten times as long for a tenth less room.
+DO $$ BEGIN
+    ALTER TABLE log.events ALTER COLUMN event SET COMPRESSION lz4;
+EXCEPTION WHEN feature_not_supported THEN NULL;
+END $$;
+
 -- Decides what is new. Not the place in a log: those repeat after a failover.
 CREATE TABLE control.inbox (
     event_id uuid    PRIMARY KEY,
@@ -42,6 +48,8 @@ CREATE TABLE control.gaps (
     last_seq  bigint      NOT NULL,
     reason    text        NOT NULL,
     noted_at  timestamptz NOT NULL DEFAULT now(),
+    -- An event came after all with one of these seqs, last at this time.
+    filled_at timestamptz,
     PRIMARY KEY (shard, first_seq, last_seq)
 );
 

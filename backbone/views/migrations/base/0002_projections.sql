@@ -16,3 +16,12 @@ CREATE TABLE control.projections (
 );
 CREATE UNIQUE INDEX one_serves ON control.projections (state) WHERE state = 'serving';
 CREATE UNIQUE INDEX one_is_built ON control.projections (state) WHERE state = 'building';
+
+-- How far a version that is being built has folded the archive: every seq of the shard up to this one.
+CREATE TABLE control.positions (
+    schema text    NOT NULL REFERENCES control.projections ON DELETE CASCADE,
+    shard  integer NOT NULL,
+    seq    bigint  NOT NULL,
+    events bigint  NOT NULL,
+    PRIMARY KEY (schema, shard)
+);

@@ -87,7 +87,8 @@ CREATE TABLE {schema}.segments (
     end_ms        bigint      NOT NULL,
     language      text,
     text          text,
-    spans         jsonb,
+    -- JSON, as text: it is only ever read whole, and taking it apart at each write costs more than all the rest.
+    spans         text,
     model         text,
     infer_ms      bigint,
     cause_code    text,
@@ -108,3 +109,9 @@ SELECT date_trunc('hour', submitted_at, 'UTC') AS hour,
        sum(failed_segments)::bigint                            AS failed_segments
 FROM {schema}.transcripts
 GROUP BY 1, 2;
+
+-- Where the server has it; the usual compression takes ten times as long for a tenth less room.
+DO $$ BEGIN
+    ALTER TABLE {schema}.segments ALTER COLUMN spans SET COMPRESSION lz4;
+EXCEPTION WHEN feature_not_supported THEN NULL;
+END $$;

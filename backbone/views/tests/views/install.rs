@@ -47,6 +47,26 @@ fn a_database_of_a_newer_release_is_refused() {
 }
 
 #[test]
+fn tables_of_another_layout_are_not_written() {
+    with_empty_database(|db| async move {
+        db.views.migrate(&Policies::default()).await.unwrap();
+        let entries = crate::given::Log::new(0).whole(1, &["one"]);
+        for (layout, remedy) in [(0, "voiceforge reproject"), (99, "newer release")] {
+            let sql = "UPDATE control.projections SET layout = $1";
+            sqlx::query(sql).bind(layout).execute(&mut db.connection().await).await.unwrap();
+            let error = db.views.apply(&entries).await.unwrap_err();
+            assert!(matches!(error, views::ApplyError::Retry(Error::Layout { .. })), "{error:?}");
+            assert!(error.to_string().contains(remedy), "{error}");
+        }
+        sqlx::query("UPDATE control.projections SET layout = 1")
+            .execute(&mut db.connection().await)
+            .await
+            .unwrap();
+        assert_eq!(db.apply(&entries).await.fresh, 3);
+    });
+}
+
+#[test]
 fn a_url_that_cannot_work_says_so() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {

@@ -1,11 +1,13 @@
 //! The SQL of the TimescaleDB migrations on the real extension. One database for all, so one test.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use events::*;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use transcript::Status;
-use views::{Entry, Policies, Search, Views};
+use views::verify::{Recordings, TABLES};
+use views::{Entry, Policies, Search, Switched, Views};
 
 use crate::apply::same_as_fold;
 use crate::given::*;
@@ -29,6 +31,7 @@ fn timescale() {
         folds_alike(&db, &mut connection).await;
         writes_into_compressed_slices(&db, &mut connection).await;
         adds_up_usage(&db, &mut connection).await;
+        builds_another_version(&db, &mut connection).await;
         keeps_policies(&db, &mut connection).await;
         clean(&mut connection).await;
         connection.close().await.unwrap();
@@ -55,7 +58,7 @@ async fn run_job(connection: &mut PgConnection, job: i64) {
 
 async fn clean(connection: &mut PgConnection) {
     run(connection, "SET search_path TO public").await;
-    run(connection, "DROP SCHEMA IF EXISTS read CASCADE; DROP SCHEMA IF EXISTS read_v1 CASCADE; DROP SCHEMA IF EXISTS log CASCADE; DROP SCHEMA IF EXISTS control CASCADE").await;
+    run(connection, "DROP SCHEMA IF EXISTS read CASCADE; DROP SCHEMA IF EXISTS read_v1 CASCADE; DROP SCHEMA IF EXISTS read_v2 CASCADE; DROP SCHEMA IF EXISTS log CASCADE; DROP SCHEMA IF EXISTS control CASCADE").await;
 }
 
 async fn empty(connection: &mut PgConnection) {
@@ -152,6 +155,36 @@ async fn adds_up_usage(db: &Database, connection: &mut PgConnection) {
     run_job(connection, job).await;
 }
 
+async fn builds_another_version(db: &Database, connection: &mut PgConnection) {
+    let before = db.dump().await;
+    let building = db.views.build().await.unwrap();
+    for checkpoint in db.views.checkpoints().await.unwrap() {
+        let (shard, through) = (checkpoint.shard, checkpoint.contiguous_seq);
+        let stretch = db.views.archive(shard, 0, through).await.unwrap();
+        let entries = db.views.archived(&stretch, 0, through).await.unwrap();
+        building.fold(shard, 0, through, entries).await.unwrap();
+    }
+    building.finish().await.unwrap();
+    for table in TABLES {
+        assert_eq!(building.compare_page(table, None).await.unwrap(), (vec![], None));
+    }
+    let (nothing, limit) = (Recordings::new(), Duration::from_secs(5));
+    let switched = building.switch(&nothing, &BTreeSet::new(), true, limit).await.unwrap();
+    assert_eq!(switched, Switched::Done);
+    assert_eq!(db.dump().await, before);
+    assert_eq!(db.views.usage(None, at(-3_600_000), at(7_200_000)).await.unwrap()[1].recordings, 3);
+    let policies = "SELECT count(*) FROM timescaledb_information.jobs \
+                    WHERE hypertable_schema = 'read_v2' AND proc_name = 'policy_compression'";
+    assert_eq!(number(connection, policies).await, 1, "the new version has the policies of the old");
+    let [old, new] = <[_; 2]>::try_from(db.views.projections().await.unwrap()).unwrap();
+    db.views.drop_version(&old.schema).await.unwrap();
+    assert!(matches!(db.views.drop_version(&new.schema).await, Err(views::Error::Serves(_))));
+    let left = "SELECT count(*) FROM timescaledb_information.hypertables \
+                WHERE hypertable_schema LIKE 'read_v%' AND hypertable_schema <> 'read_v2'";
+    assert_eq!(number(connection, left).await, 0);
+    assert_eq!(db.dump().await, before);
+}
+
 async fn keeps_policies(db: &Database, connection: &mut PgConnection) {
     let compression = "SELECT job_id::bigint FROM timescaledb_information.jobs \
                        WHERE proc_name = 'policy_compression' AND hypertable_schema = 'log'";
@@ -165,21 +198,21 @@ async fn keeps_policies(db: &Database, connection: &mut PgConnection) {
         Policies { compress_events_after: None, retain_segments: Some(30 * day), ..Policies::default() };
     db.views.migrate(&strict).await.unwrap();
     let count = "SELECT count(*) FROM timescaledb_information.jobs \
-                 WHERE proc_name = 'policy_compression' AND hypertable_schema IN ('log', 'read_v1')";
+                 WHERE proc_name = 'policy_compression' AND hypertable_schema IN ('log', 'read_v2')";
     assert_eq!(number(connection, count).await, 1, "only the segments' is left");
     let retention = "SELECT job_id::bigint FROM timescaledb_information.jobs \
-                 WHERE proc_name = 'policy_retention' AND hypertable_schema = 'read_v1'";
+                 WHERE proc_name = 'policy_retention' AND hypertable_schema = 'read_v2'";
     let job = number(connection, retention).await;
-    assert!(number(connection, "SELECT count(*) FROM read_v1.segments").await > 0);
+    assert!(number(connection, "SELECT count(*) FROM read_v2.segments").await > 0);
     run_job(connection, job).await;
     assert_eq!(
-        number(connection, "SELECT count(*) FROM read_v1.segments").await,
+        number(connection, "SELECT count(*) FROM read_v2.segments").await,
         0,
         "all of it is older than 30 days"
     );
     assert!(number(connection, "SELECT count(*) FROM log.events").await > 0, "events are kept");
     db.views.migrate(&Policies::default()).await.unwrap();
     let count = "SELECT count(*) FROM timescaledb_information.jobs \
-                 WHERE proc_name = 'policy_retention' AND hypertable_schema = 'read_v1'";
+                 WHERE proc_name = 'policy_retention' AND hypertable_schema = 'read_v2'";
     assert_eq!(number(connection, count).await, 0);
 }

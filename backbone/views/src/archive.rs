@@ -1,0 +1,128 @@
+//! The archive: every fact as it stood in the log, read in the order of a shard's log.
+
+use std::collections::BTreeMap;
+
+use events::{EventId, Shard};
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use crate::database::Views;
+use crate::entry::Entry;
+use crate::error::Error;
+use crate::state::unsigned;
+use crate::time::At;
+
+/// A stretch of a shard's log in the archive, with the times in which its events happened: with them, a time slice that
+/// holds none of them is not looked into.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    shard: Shard,
+    /// Begins after this seq.
+    pub after: u64,
+    /// Ends with this seq.
+    pub through: u64,
+    times: Option<(At, At)>,
+}
+
+/// Seqs of a [`Stretch`] at most.
+const STRETCH_LEN_MAX: u64 = 50_000;
+
+impl Views {
+    /// Returns the stretch of the archive after `after`, up to `through` at most.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn archive(&self, shard: Shard, after: u64, through: u64) -> Result<Stretch, Error> {
+        let through = through.min(after.saturating_add(STRETCH_LEN_MAX));
+        let sql = "SELECT min(occurred_at) AS first, max(occurred_at) AS last FROM log.events \
+                   WHERE shard = $1 AND seq > $2 AND seq <= $3";
+        let row = sqlx::query(sql)
+            .bind(i32::from(shard.0))
+            .bind(signed(after))
+            .bind(signed(through))
+            .fetch_one(&self.pool)
+            .await?;
+        let times = row.try_get::<Option<At>, _>("first")?.zip(row.try_get::<Option<At>, _>("last")?);
+        Ok(Stretch { shard, after, through, times })
+    }
+
+    /// Returns the entries of `stretch` with seqs after `after` and up to `through`, in order of seq. Where a log was
+    /// rolled back, two may have one seq.
+    ///
+    /// # Errors
+    /// [`Error::Event`] for an event that this release cannot read.
+    pub async fn archived(&self, stretch: &Stretch, after: u64, through: u64) -> Result<Vec<Entry>, Error> {
+        let Some((first, last)) = stretch.times else { return Ok(Vec::new()) };
+        let sql = "SELECT event_id, shard, seq, event FROM log.events \
+                   WHERE shard = $1 AND seq > $2 AND seq <= $3 AND occurred_at BETWEEN $4 AND $5 \
+                   ORDER BY seq, event_id";
+        let rows = sqlx::query(sql)
+            .bind(i32::from(stretch.shard.0))
+            .bind(signed(after.max(stretch.after)))
+            .bind(signed(through.min(stretch.through)))
+            .bind(first)
+            .bind(last)
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(entry).collect()
+    }
+}
+
+impl Views {}
+
+impl Views {
+    /// Returns which of the events are archived, with their places.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn archived_places(
+        &self,
+        events: &[EventId],
+    ) -> Result<BTreeMap<EventId, (Shard, u64)>, Error> {
+        let ids: Vec<Uuid> = events.iter().map(|id| id.as_uuid()).collect();
+        let sql = "SELECT event_id, shard, seq FROM control.inbox WHERE event_id = ANY($1)";
+        let mut places = BTreeMap::new();
+        for row in sqlx::query(sql).bind(ids).fetch_all(&self.pool).await? {
+            let shard = Shard(u16::try_from(row.try_get::<i32, _>("shard")?).unwrap_or_default());
+            let id: Uuid = row.try_get("event_id")?;
+            places.insert(id.into(), (shard, unsigned(row.try_get("seq")?)));
+        }
+        Ok(places)
+    }
+}
+
+/// Returns what is archived after `after`, whether or not something before it is missing; at most `limit` entries.
+pub(crate) async fn after(
+    connection: &mut PgConnection,
+    shard: Shard,
+    after: u64,
+    limit: i64,
+) -> Result<Vec<Entry>, Error> {
+    let sql = "SELECT event_id, shard, seq, event FROM log.events WHERE shard = $1 AND seq > $2 \
+               ORDER BY seq, event_id LIMIT $3";
+    let query = sqlx::query(sql).bind(i32::from(shard.0)).bind(signed(after)).bind(limit);
+    query.fetch_all(connection).await?.iter().map(entry).collect()
+}
+
+/// Returns the entries that came to a seq that was passed already, since `since`: another event had it, or it was taken
+/// for lost. Whoever follows the seqs misses them.
+pub(crate) async fn stragglers(connection: &mut PgConnection, since: At) -> Result<Vec<Entry>, Error> {
+    let sql = "SELECT e.event_id, e.shard, e.seq, e.event FROM log.events e \
+               JOIN (SELECT shard, seq, seq AS last FROM control.conflicts WHERE noted_at >= $1 \
+                     UNION SELECT shard, first_seq, last_seq FROM control.gaps WHERE filled_at >= $1) AS p (shard, first, last) \
+               ON e.shard = p.shard AND e.seq BETWEEN p.first AND p.last ORDER BY e.shard, e.seq, e.event_id";
+    sqlx::query(sql).bind(since).fetch_all(connection).await?.iter().map(entry).collect()
+}
+
+fn entry(row: &sqlx::postgres::PgRow) -> Result<Entry, Error> {
+    let shard = Shard(u16::try_from(row.try_get::<i32, _>("shard")?).unwrap_or_default());
+    let seq = unsigned(row.try_get("seq")?);
+    let json: &str = row.try_get("event")?;
+    let event_id: EventId = row.try_get::<Uuid, _>("event_id")?.into();
+    Entry::read(shard, seq, json.as_bytes()).map_err(|source| Error::Event { event_id, shard, seq, source })
+}
+
+/// Seqs beyond what SQL can number do not exist.
+pub(crate) fn signed(seq: u64) -> i64 {
+    i64::try_from(seq).unwrap_or(i64::MAX)
+}
