@@ -45,11 +45,14 @@ pub enum Cut {
     OnReply,
 }
 
+/// Tells requests of a kind by their bytes.
+type Wanted = Box<dyn Fn(&[u8]) -> bool + Send>;
+
 /// Loses requests that look a certain way.
 struct Thief {
     left: u32,
     cut: Cut,
-    wants: Box<dyn Fn(&[u8]) -> bool + Send>,
+    wants: Wanted,
 }
 
 struct State {

@@ -90,7 +90,7 @@ async fn offer_all(
     let mut ticks = tokio::time::interval(pace.every);
     let mut number = 0_u64;
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        let way = if number % 2 == 0 { Way::Api } else { Way::Raw };
+        let way = if number.is_multiple_of(2) { Way::Api } else { Way::Raw };
         let lane = if number % 4 < 2 { Lane::Rt } else { Lane::Batch };
         let mut own = StdRng::from_rng(&mut random);
         let voices = Arc::clone(&voices);
