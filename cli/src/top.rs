@@ -206,7 +206,7 @@ fn draw(now: &Survey, before: Option<(&Survey, f64)>, columns: usize, rows: usiz
     lines.push(notes);
     lines.push(String::new());
     lines.push(format!(
-        "{:<18}{:>9}{:>9}{:>10}{:>9}{:>9}{:>9}",
+        "{:<18}{:>9}{:>9}{:>12}{:>9}{:>9}{:>9}",
         "queue", "wait", "in work", "audio", "speech", "oldest", "done/s"
     ));
     for queue in &now.queues {
@@ -215,7 +215,7 @@ fn draw(now: &Survey, before: Option<(&Survey, f64)>, columns: usize, rows: usiz
             survey.queues.iter().find(same).map(|other| other.done)
         };
         lines.push(format!(
-            "{:<18}{:>9}{:>9}{:>10}{:>9}{:>9}{:>9}",
+            "{:<18}{:>9}{:>9}{:>12}{:>9}{:>9}{:>9}",
             format!("{} {}", queue.queue, queue.lane),
             queue.entries.saturating_sub(queue.in_progress),
             queue.in_progress,

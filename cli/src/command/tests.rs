@@ -105,7 +105,7 @@ fn what_makes_no_sense_is_refused() {
         ("search", ErrorKind::MissingRequiredArgument),
         ("keys revoke 7", ErrorKind::ValueValidation),
         ("replay --model base", ErrorKind::MissingRequiredArgument),
-        ("replay --all --since x", ErrorKind::ArgumentConflict),
+        ("replay --all --since 2026-01-31", ErrorKind::ArgumentConflict),
         ("replay --run x --all", ErrorKind::ArgumentConflict),
         ("replay show", ErrorKind::MissingRequiredArgument),
         ("compare", ErrorKind::MissingRequiredArgument),

@@ -54,7 +54,7 @@ pub fn run() -> Result<ExitCode> {
     rows.push(("celery prefork", theirs("celery prefork", "prefork")?));
     rows.push(("speech", ours("speech", SEGMENTS)?));
     let versions = format!(
-        "{}; {}",
+        "{}; Celery {}",
         machine::version_of(Command::new(&server).arg("--version")),
         machine::version_of(Command::new(&python).args(["-m", "celery", "--version"]))
     );
