@@ -1,6 +1,7 @@
 //! Facts that follow from no entry in hand: a deletion, a cancellation, a new transcription.
 
-use events::{RecordingId, Shard};
+use events::{Decoded, Event, RecordingId, Shard};
+use serde_json::Value;
 
 use crate::keys::Source;
 use crate::log::Message;
@@ -46,4 +47,36 @@ pub struct Erased {
     pub work: u64,
     /// Dead letters removed by this call.
     pub dead: u64,
+}
+
+/// Tells whether an event goes when `recording` is erased: everything but the fact of its deletion. What this release
+/// cannot read goes as well, where it names the recording as its own, or is no JSON and names it at all.
+pub(crate) fn is_erased_with(recording: RecordingId, event: &[u8]) -> bool {
+    let id = recording.to_string();
+    match events::decode(event) {
+        Ok(Decoded::Known(envelope)) => {
+            envelope.recording == recording && !matches!(envelope.event, Event::RecordingDeleted(_))
+        }
+        _ => match serde_json::from_slice::<Value>(event) {
+            Ok(event) => event["recording"] == id && event["type"] != "RecordingDeleted",
+            Err(_) => String::from_utf8_lossy(event).contains(&id),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_goes_with_the_recording_it_names() {
+        let recording: RecordingId = "3fa1c0de-0000-8000-8000-000000000000".parse().unwrap();
+        let other = "3fa1c0de-0000-8000-8000-000000000001";
+        let unknown = |kind: &str, id: &str| format!(r#"{{"type":"{kind}","version":1,"recording":"{id}"}}"#);
+        assert!(is_erased_with(recording, unknown("Dreamt", &recording.to_string()).as_bytes()));
+        assert!(!is_erased_with(recording, unknown("RecordingDeleted", &recording.to_string()).as_bytes()));
+        assert!(!is_erased_with(recording, unknown("Dreamt", other).as_bytes()));
+        assert!(is_erased_with(recording, format!(r#"{{"recording":"{recording}", torn"#).as_bytes()));
+        assert!(!is_erased_with(recording, b"torn"));
+    }
 }

@@ -38,7 +38,7 @@ fn what_is_deleted_is_nowhere_whatever_stage_it_was_in() {
         ensure!(found.len() >= 3, "before, they are in the database, in the store and in Redis: {found:?}");
         victims.push(("complete", recording["id"].as_str().context("it has an id")?.to_owned()));
 
-        victims.push(("dead", dead_segment(&pipeline).await?));
+        victims.push(("dead", dead_work(&pipeline).await?));
         victims.extend(waiting_for_ingest(&pipeline).await?);
         victims.push(("queued for decode", held(&pipeline, Program::Decode, Queue::Decode, false).await?));
         victims.push(("in decode", held(&pipeline, Program::Decode, Queue::Decode, true).await?));
@@ -102,7 +102,7 @@ async fn held(pipeline: &Pipeline, program: Program, queue: Queue, in_hand: bool
     let source = Source::Queue(Shard(0), queue, Lane::Batch);
     pipeline.stack.kill(program, Signal::SIGSTOP);
     let id = post(pipeline, &format!("{program}-{in_hand}")).await?;
-    until(async || Ok(pipeline.log.backlog(source).await?.entries > 0)).await?;
+    until("work waits", async || Ok(pipeline.log.backlog(source).await?.entries > 0)).await?;
     if in_hand {
         // It takes the work at once, and needs longer than this for it.
         pipeline.stack.kill(program, Signal::SIGCONT);
@@ -120,7 +120,7 @@ async fn unfolded(pipeline: &Pipeline) -> Result<String> {
     let id = post(pipeline, "unfolded").await?;
     let segments = Source::Queue(Shard(0), Queue::Segments, Lane::Batch);
     let decode = Source::Queue(Shard(0), Queue::Decode, Lane::Batch);
-    until(async || {
+    until("its facts wait for the projector", async || {
         let waits =
             pipeline.log.backlog(segments).await?.entries + pipeline.log.backlog(decode).await?.entries;
         Ok(waits == 0 && pipeline.log.unread_facts("project", Shard(0)).await? >= 4)
@@ -131,25 +131,26 @@ async fn unfolded(pipeline: &Pipeline) -> Result<String> {
     Ok(id)
 }
 
-/// A recording with a segment that was given up: its speech went missing.
-async fn dead_segment(pipeline: &Pipeline) -> Result<String> {
+/// A recording with a dead letter: work of a type that no program knows.
+async fn dead_work(pipeline: &Pipeline) -> Result<String> {
     let segments = Source::Queue(Shard(0), Queue::Segments, Lane::Batch);
     pipeline.stack.kill(Program::Infer, Signal::SIGSTOP);
     let id = post(pipeline, "dead").await?;
-    until(async || Ok(pipeline.log.backlog(segments).await?.entries > 0)).await?;
-    let keys = redis(pipeline, &["KEYS", "vf:{00}:pcm:*"]).await?;
-    for key in keys.lines().filter(|key| !key.is_empty()) {
-        redis(pipeline, &["DEL", key]).await?;
-    }
+    until("a segment is cut", async || Ok(pipeline.log.backlog(segments).await?.entries > 0)).await?;
+    let waiting = redis(pipeline, &["XRANGE", &segments.key(), "-", "+", "COUNT", "1"]).await?;
+    let event = waiting.lines().skip_while(|line| *line != "event").nth(1).context("work has an event")?;
+    ensure!(event.contains(MARK), "the prompt goes along: {event}");
+    let event = event.replace("\"SegmentCut\"", "\"SegmentDreamt\"");
+    redis(pipeline, &["XADD", &segments.key(), "*", "event_id", "dreamt", "event", &event]).await?;
     pipeline.stack.kill(Program::Infer, Signal::SIGCONT);
-    until(async || Ok(pipeline.dead_letters().await? > 0)).await?;
+    until("it is given up", async || Ok(pipeline.dead_letters().await? > 0)).await?;
     Ok(id)
 }
 
-async fn until(done: impl AsyncFn() -> Result<bool>) -> Result<()> {
+async fn until(what: &str, done: impl AsyncFn() -> Result<bool>) -> Result<()> {
     let until = Instant::now() + PATIENCE;
     while !done().await? {
-        ensure!(Instant::now() < until, "it does not get there");
+        ensure!(Instant::now() < until, "it does not come to this: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     Ok(())
@@ -191,7 +192,7 @@ async fn traces(pipeline: &Pipeline, words: &[String]) -> Result<Vec<String>> {
         let busy = asked.as_ref().is_err_and(|error| error.to_string().contains("already in progress"));
         ensure!(asked.is_ok() || busy, "{asked:?}");
     }
-    until(async || {
+    until("Redis has written its file anew", async || {
         let info = redis(pipeline, &["INFO", "persistence"]).await?;
         let busy = ["aof_rewrite_in_progress:1", "aof_rewrite_scheduled:1"];
         Ok(!busy.iter().any(|busy| info.contains(busy)))

@@ -1,11 +1,11 @@
 //! What follows from no entry in hand: acts, erasure, dead letters, the survey.
 
 use bytes::Bytes;
-use events::{Decoded, Event, Lane, RecordingId, Shard};
+use events::{Lane, RecordingId, Shard};
 use tokio::time::Instant;
 
 use super::{MemoryLog, State, entry, number};
-use crate::append::{Append, Appended, Erased};
+use crate::append::{Append, Appended, Erased, is_erased_with};
 use crate::dead::{Dead, DeadPlace, LISTED_VALUE_BYTES};
 use crate::keys::{self, Source};
 use crate::log::*;
@@ -206,11 +206,7 @@ impl State {
         let mut removed = Vec::new();
         for (&id, fields) in &stream.entries {
             let found = entry(Source::Log(shard), id, fields.clone(), 1, 0);
-            let Some(Ok(Decoded::Known(envelope))) = found.field("event").map(|json| events::decode(json))
-            else {
-                continue;
-            };
-            if envelope.recording == recording && !matches!(envelope.event, Event::RecordingDeleted(_)) {
+            if found.field("event").is_some_and(|event| is_erased_with(recording, event)) {
                 removed.push((id, found));
             }
         }

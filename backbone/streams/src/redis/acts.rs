@@ -5,7 +5,7 @@ use redis::Value;
 
 use super::RedisLog;
 use super::reply::{self, unexpected};
-use crate::append::{Append, Appended, Erased};
+use crate::append::{Append, Appended, Erased, is_erased_with};
 use crate::dead::DeadPlace;
 use crate::failpoint;
 use crate::keys::{self, Source};
@@ -152,10 +152,11 @@ impl RedisLog {
 
 /// Tells whether an entry is to go with its recording: its generation, and the key that lives as long as it does.
 fn belongings(entry: &Entry, recording: RecordingId) -> Option<(u32, Option<String>)> {
-    let Ok(Decoded::Known(envelope)) = events::decode(entry.field("event")?) else { return None };
-    if envelope.recording != recording || matches!(envelope.event, Event::RecordingDeleted(_)) {
+    let event = entry.field("event")?;
+    if !is_erased_with(recording, event) {
         return None;
     }
+    let Ok(Decoded::Known(envelope)) = events::decode(event) else { return Some((0, None)) };
     let (generation, round) = (envelope.generation, envelope.round);
     let key = match &envelope.event {
         Event::SegmentCut(cut) => {
