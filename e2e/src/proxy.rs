@@ -229,8 +229,8 @@ async fn pass(to: &mut (impl AsyncWriteExt + Unpin), bytes: &[u8], weather: Weat
     }
     let Some(rate) = weather.bytes_per_second else { return to.write_all(bytes).await };
     for piece in bytes.chunks(1024) {
-        to.write_all(piece).await?;
         tokio::time::sleep(Duration::from_secs_f64(piece.len() as f64 / f64::from(rate.max(1)))).await;
+        to.write_all(piece).await?;
     }
     Ok(())
 }
