@@ -318,7 +318,25 @@ mod tests {
     fn a_survey_fits_eighty_columns() {
         let (now, before) = (survey(150, 9_000), survey(100, 8_000));
         let text = draw(&now, Some((&before, 2.0)), 80, usize::MAX);
-        expect![[""]].assert_eq(&text);
+        expect![[r#"
+            voiceforge  2026-02-03 04:05:06   redis 118 MiB of 2.0 GiB (6 %)
+            dead letters 2  (voiceforge dead ls)   being erased 1
+
+            queue                  wait  in work       audio   speech   oldest   done/s
+            ingest rt                 0        0           -        -        -     25.0
+            ingest batch              1        2           -        -    0.0 s     25.0
+            decode rt                 0        0        0:00        -        -     25.0
+            decode batch            118        2   120:00:00        -     12 h     25.0
+            segments batch           56        8       28:20 58.6 MiB    2 min     25.0
+            segments replay     1234567        0 10288:03:30  1.1 TiB     42 d     25.0
+
+            log  4321 facts held, 9000 ever (500.0/s), 8979 archived (500.0/s)
+                 read by project            21 unread       12 in work
+
+            stage       in work   silent  worker
+            decode            2    0.3 s  host-1:4242:0f3c
+            infer             8     24 h  a-host-with-quite-a-long-name-in-some-cluster:1:77
+        "#]].assert_eq(&text);
         assert!(text.lines().all(|line| line.chars().count() <= 80));
     }
 

@@ -28,11 +28,16 @@ pub fn run(filter: Option<&str>, expectations: Expectations) -> Result<ExitCode>
 
     say::title("running the tests");
     let mut command = cargo::command();
-    command.args(["test", "--release", "--workspace", "--no-fail-fast"]);
+    // Examples are compiled by the lint; here they would cost minutes.
+    command.args(["test", "--release", "--workspace", "--no-fail-fast", "--tests"]);
     command.args(filter);
     // Shown so that a test which skipped can be told from one that passed.
     command.args(["--", "--show-output"]);
     command.envs(services.variables(&tools));
+    if filter.is_some() {
+        // Whoever names tests has the time for those that are long.
+        command.env("VOICEFORGE_TEST_ROWS", "1");
+    }
     if expectations == Expectations::Update {
         command.env("UPDATE_EXPECT", "1");
     }
@@ -46,6 +51,10 @@ pub fn run(filter: Option<&str>, expectations: Expectations) -> Result<ExitCode>
     }
     let status = child.wait()?;
     drop(services);
+    if filter.is_none() {
+        say::title("running the examples in the documentation");
+        cargo::run(&["test", "--release", "--workspace", "--doc", "--quiet"])?;
+    }
     for line in report.closing() {
         println!("{line}");
     }
