@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use events::{Manifest, Tenant};
+use jiff::Timestamp;
 use service::store::Key;
 use service::telemetry::TraceContext;
 use streams::Entry;
@@ -53,6 +54,9 @@ pub struct Head {
     pub tenant: Tenant,
     /// W3C `traceparent` of the sender, or of a new trace.
     pub trace: String,
+    /// When it was dropped: the time in its id in the queue, so that a repeat gives the same; the time of reading for
+    /// ids that somebody made up.
+    pub at: Timestamp,
 }
 
 /// A drop that can be worked on.
@@ -132,6 +136,7 @@ pub fn read(entry: &Entry) -> Read {
         tenant,
         // A trace that is not one is no reason to refuse audio.
         trace: TraceContext::follow(trace.as_deref()).to_string(),
+        at: dropped_at(&entry.id, events::now()),
         id,
     };
     if entry.field("callback").is_some() {
@@ -298,6 +303,14 @@ fn read_tenant(text: &str) -> Result<Tenant, String> {
         return Err(format!("{text:?} is a reserved name; choose another"));
     }
     text.parse().map_err(|error: events::IdError| error.to_string())
+}
+
+/// Reads the time out of a stream id, so that a repeat gives the same; `now` for ids that somebody made up.
+pub(crate) fn dropped_at(id: &str, now: Timestamp) -> Timestamp {
+    const A_WEEK_MS: i64 = 7 * 24 * 3600 * 1000;
+    let ms: Option<i64> = id.split('-').next().and_then(|ms| ms.parse().ok());
+    let ms = ms.filter(|ms| (0..=A_WEEK_MS).contains(&now.as_millisecond().saturating_sub(*ms)));
+    ms.and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or(now)
 }
 
 #[cfg(test)]

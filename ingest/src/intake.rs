@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use events::{
-    Activation, Audio, Cause, Claim, Deletion, DropIdentity, Envelope, Event, EventId, Manifest,
+    Activation, Audio, Cause, Claim, Deletion, DropIdentity, Envelope, Event, EventId, Lane, Manifest,
     RecordingAdmitted, RecordingId, RecordingRejected, Settings, Shard, Tenant, TranscriptionRequested,
 };
 use futures::FutureExt;
-use jiff::Timestamp;
 use service::Readiness;
 use service::chain;
 use service::store::{AudioStore, Key, StoreError};
@@ -177,7 +176,7 @@ impl Ingest {
         };
         let Some(gathered) = gathered else { return Ok(Taken::Repeated) };
         let place = gathered.place.clone();
-        let admitted = self.admit(delivery.entry(), &read.head, order, settings, gathered).await;
+        let admitted = self.admit(delivery.lane(), &read.head, order, settings, gathered).await;
         if let (Err(_), Place::Fetched(key)) = (&admitted, place) {
             self.remove(&key).await;
         }
@@ -207,7 +206,7 @@ impl Ingest {
 
     async fn admit(
         &self,
-        entry: &Entry,
+        lane: Lane,
         head: &Head,
         order: &Order,
         settings: Settings,
@@ -226,8 +225,7 @@ impl Ingest {
             estimated_ms: length.ms,
         };
         let fingerprint = fingerprint(&sha256, &settings);
-        let lane = entry.source.lane();
-        let envelope = |event| envelope(entry, head, named.shard, named.recording, &named.identity, event);
+        let envelope = |event| envelope(head, named.shard, named.recording, &named.identity, event);
         let fact = envelope(Event::from(RecordingAdmitted {
             drop_id: head.id.clone(),
             name: head.name.clone(),
@@ -256,7 +254,7 @@ impl Ingest {
             let (bytes, audio_ms) = (gathered.bytes, length.ms);
             tracing::info!(drop = head.id, recording = %named.recording, bytes, audio_ms, "admitted");
         }
-        self.conclude(entry, head, order, &named, admission, &fingerprint).await
+        self.conclude(head, order, &named, admission, &fingerprint).await
     }
 
     /// Refuses audio that is not what the drop says, or too long by its own header. Where the header tells nothing,
@@ -284,7 +282,6 @@ impl Ingest {
     /// nobody wants any more.
     async fn conclude(
         &self,
-        entry: &Entry,
         head: &Head,
         order: &Order,
         named: &Named,
@@ -316,7 +313,7 @@ impl Ingest {
             self.remove(&named.audio).await;
         } else if self.log.is_drop_deleted(&head.id, &head.tenant).await.map_err(setback)? {
             // Whoever deletes a drop sets the mark and then looks what became of it: one of us two sees the other.
-            self.delete(recording, entry, head).await.map_err(setback)?;
+            self.delete(recording, head).await.map_err(setback)?;
         }
         Ok(taken)
     }
@@ -401,17 +398,17 @@ impl Ingest {
     /// Records that a drop is deleted, where its sender finds it, under the id that its refusal would have.
     async fn end_unwanted(&self, entry: &Entry, head: &Head) -> Result<(), Error> {
         let (_, recording) = name_refused(entry, head);
-        self.delete(recording, entry, head).await?;
+        self.delete(recording, head).await?;
         tracing::info!(drop = head.id, %recording, "the drop was deleted before it was taken in");
         let outcome = DropOutcome { recording: Some(recording), duplicate: false, cause: None };
         self.log.set_drop_outcome(&head.id, &outcome).await
     }
 
-    async fn delete(&self, recording: RecordingId, entry: &Entry, head: &Head) -> Result<(), Error> {
+    async fn delete(&self, recording: RecordingId, head: &Head) -> Result<(), Error> {
         let deletion = Deletion {
             recording,
             tenant: head.tenant.clone(),
-            submitted_at: dropped_at(&entry.id, events::now()),
+            submitted_at: head.at,
             drop_id: Some(head.id.clone()),
             by: "api".to_owned(),
         };
@@ -453,7 +450,7 @@ impl Ingest {
         let shard = recording.shard(self.log.shards());
         let rejected =
             RecordingRejected { drop_id: head.id.clone(), name: head.name.clone(), cause: cause.clone() };
-        let fact = envelope(entry, head, shard, recording, &identity, rejected.into());
+        let fact = envelope(head, shard, recording, &identity, rejected.into());
         let fact = Message::fact(&fact).map_err(|error| Error::Misconfigured(error.to_string()))?;
         let admit = Admit {
             shard,
@@ -508,7 +505,6 @@ fn audio_key(tenant: &Tenant, recording: RecordingId) -> Key {
 }
 
 fn envelope(
-    entry: &Entry,
     head: &Head,
     shard: Shard,
     recording: RecordingId,
@@ -525,20 +521,12 @@ fn envelope(
         tenant: head.tenant.clone(),
         generation: 0,
         round: 0,
-        submitted_at: dropped_at(&entry.id, now),
+        submitted_at: head.at,
         occurred_at: now,
         trace: Some(head.trace.clone()),
         causation_id: Some(cause),
         event,
     }
-}
-
-/// Reads the time out of a stream id, so that a repeat gives the same; `now` for ids that somebody made up.
-fn dropped_at(id: &str, now: Timestamp) -> Timestamp {
-    const A_WEEK_MS: i64 = 7 * 24 * 3600 * 1000;
-    let ms: Option<i64> = id.split('-').next().and_then(|ms| ms.parse().ok());
-    let ms = ms.filter(|ms| (0..=A_WEEK_MS).contains(&now.as_millisecond().saturating_sub(*ms)));
-    ms.and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or(now)
 }
 
 /// What must be equal for two drops under one key to be the same: all that the sender chose, and not the weights or

@@ -30,14 +30,13 @@ pub struct Bench {
 }
 
 /// Runs a test on a deployment of its own, whose workers have `variables` besides; skips where there are no clips, and
-/// where all tests run: one row alone takes a minute, and the seeded schedule has them all at once.
+/// where all tests run.
 pub fn on_a_bench<F, Fut>(variables: &[(&str, &str)], test: F)
 where
     F: FnOnce(Bench) -> Fut,
     Fut: Future<Output = Result<Bench>>,
 {
-    if std::env::var_os("VOICEFORGE_TEST_ROWS").is_none() {
-        println!("skipped: a row of the fault table alone takes a minute; `cargo xtask test NAME` runs it");
+    if !super::is_asked_for() {
         return;
     }
     let _machine = super::machine();

@@ -2,15 +2,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use events::{Decoded, Lane, Manifest};
+use events::{Decoded, Manifest};
 use expect_test::{Expect, expect};
 use futures::TryStreamExt;
+use jiff::Timestamp;
 use streams::memory::MemoryLog;
 use streams::stage::{self, Inlet, Options};
 use streams::{Log, ModelNote};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::drop::dropped_at;
 use crate::source::Roots;
 
 mod trouble;

@@ -194,7 +194,7 @@ async fn die_and_take_over(bench: &Bench, source: Source, death: Death) {
                 let named = stage.name_recording(&read.head, order, &settings, &gathered.sha256);
                 stage.settle(&gathered.place, &named.audio).await.unwrap();
             }
-            _ => drop(stage.admit(&entry, &read.head, order, settings, gathered).await),
+            _ => drop(stage.admit(entry.source.lane(), &read.head, order, settings, gathered).await),
         }
     }
     let options = Options { lease: Duration::ZERO, ..Options::new("ingest", Inlet::Drops) };
