@@ -41,7 +41,7 @@ async fn fill(db: &Database, writer: &mut Writer) {
     writer.write(3, 1, 0, unsaid(0, 1)).await;
     writer.write(3, 1, 0, decoded(&[2])).await;
     writer.write(4, 0, 1, said(0, 1, "A fox barked.")).await;
-    writer.write(5, 0, 0, RecordingDeleted { by: "api".into(), drop_id: None }).await;
+    writer.write(5, 0, 0, RecordingDeleted { by: "api".into(), drop_id: Some("drop-5".into()) }).await;
     writer.write(6, 0, 0, GenerationCancelled { by: "api".into() }).await;
     for shard in (0..writer.log.shards()).map(Shard) {
         db.apply(&writer.entries(shard).await).await;
@@ -84,7 +84,17 @@ fn under_live_traffic_readers_see_no_gap_and_rows_are_the_same() {
                 while reading.load(Ordering::Relaxed) {
                     writer.whole(n, &["More and more.", "It goes on."]).await;
                     if n.is_multiple_of(7) {
-                        writer.write(n - 5, 0, 0, RecordingDeleted { by: "api".into(), drop_id: None }).await;
+                        writer
+                            .write(
+                                n - 5,
+                                0,
+                                0,
+                                RecordingDeleted {
+                                    by: "api".into(),
+                                    drop_id: Some(format!("drop-{}", n - 5)),
+                                },
+                            )
+                            .await;
                     }
                     n += 1;
                     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -259,7 +269,7 @@ fn a_deletion_reaches_versions_that_no_longer_serve() {
         let mut writer = Writer::new(2);
         fill(&db, &mut writer).await;
         assert!(rebuild(&db.views, &writer.log, Options::default()).await.unwrap().serves);
-        writer.write(1, 0, 0, RecordingDeleted { by: "api".into(), drop_id: None }).await;
+        writer.write(1, 0, 0, RecordingDeleted { by: "api".into(), drop_id: Some("drop-1".into()) }).await;
         db.apply(&writer.entries(Shard(1)).await).await;
         let mut connection = db.connection().await;
         for schema in ["read_v1", "read_v2"] {
