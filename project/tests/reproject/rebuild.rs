@@ -367,7 +367,8 @@ fn the_rate_is_kept() {
         let begun = Instant::now();
         let options = Options { events_per_second: Some(40), batch: 5, ..Options::default() };
         let rebuilt = rebuild(&db.views, &writer.log, options).await.unwrap();
-        assert!(rebuilt.serves && rebuilt.folded == 55, "{}", rebuilt.folded);
-        assert!(begun.elapsed() > Duration::from_millis(1_200), "{:?}", begun.elapsed());
+        // All but the four facts that a deletion kept out of the archive; one batch goes ahead of the rate.
+        assert!(rebuilt.serves && rebuilt.folded == 51, "{}", rebuilt.folded);
+        assert!(begun.elapsed() >= Duration::from_millis((51 - 5) * 1000 / 40), "{:?}", begun.elapsed());
     });
 }
