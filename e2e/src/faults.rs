@@ -5,6 +5,7 @@
 //! - [`sound`]: recordings whose text is known beforehand.
 //! - [`load`]: clients that offer recordings and note every answer.
 //! - [`fault`]: what can go wrong, and the seeded choice of it. [`inject`]: doing it.
+//! - [`rebuild`]: the read side built anew meanwhile.
 //! - [`history`]: what was offered, lost and planted; what the streams and tables hold in the end. Plain data.
 //! - [`survey`]: reads the end state. [`checker`]: judges it, by values alone.
 //! - [`run`]: all of it, once. [`report`]: what came of it.
@@ -18,6 +19,7 @@ pub mod fault;
 pub mod history;
 pub mod inject;
 pub mod load;
+pub mod rebuild;
 pub mod report;
 pub mod run;
 pub mod sound;

@@ -135,6 +135,11 @@ pub fn each_place_has_one_event(
             broken(format!("event {id} was appended {} times: {places:?}", places.len()));
         }
     }
+    if recorded.losses.is_empty() {
+        for (shard, first, last) in &observed.gaps {
+            broken(format!("shard {shard} lost {first} to {last}, and nothing went back in time"));
+        }
+    }
     let shards: BTreeSet<u16> = events.keys().map(|(shard, _)| *shard).collect();
     for shard in shards {
         let last = events.range((shard, 0)..=(shard, u64::MAX)).next_back().map_or(0, |(place, _)| place.1);

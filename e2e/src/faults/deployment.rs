@@ -48,6 +48,8 @@ pub struct Deployment {
     pub redis: Mutex<Pair>,
     /// PostgreSQL. Whoever harms it holds this.
     pub postgres: Mutex<Database>,
+    /// PostgreSQL's URL over the line.
+    pub database_url: String,
     /// The workers.
     pub crew: Crew,
     /// Where the API is.
@@ -85,9 +87,10 @@ impl Deployment {
         let to_postgres = Proxy::start(database.address()).await.context("open the line to PostgreSQL")?;
         let api = SocketAddr::from(([127, 0, 0, 1], servers::free_port(steady_port())?));
         let set = |name: &str, value: String| (format!("VOICEFORGE_{name}"), value);
+        let database_url = database.url_at(to_postgres.address());
         let mut variables = vec![
             set("REDIS_URL", format!("redis://{}", to_redis.address())),
-            set("DATABASE_URL", database.url_at(to_postgres.address())),
+            set("DATABASE_URL", database_url.clone()),
             set("AUDIO_STORE", path.join("audio").display().to_string()),
             set("MODELS", path.join("models").display().to_string()),
             set("MODEL", infer::hash::NAME.to_owned()),
@@ -114,6 +117,7 @@ impl Deployment {
             postgres_weather: Mutex::default(),
             redis: Mutex::new(pair),
             postgres: Mutex::new(database),
+            database_url,
             crew,
             api: format!("http://{api}"),
             folder,
@@ -189,6 +193,9 @@ pub fn remove_forgotten() {
             if let (Some(Ok(pid)), Some(Ok(started))) = (numbers.next(), numbers.next()) {
                 Identity { pid: pid as u32, started }.end(Signal::SIGKILL, Duration::ZERO);
             }
+        }
+        for number in 0..2 {
+            servers::redis::stop_leftover(&folder.join(format!("redis-{number}")));
         }
         servers::postgres::stop_leftover(&folder.join("postgres/cluster"));
         let _ = std::fs::remove_dir_all(folder);
@@ -357,7 +364,17 @@ impl Pair {
         let mut options = self.options[number].clone();
         options.settings.extend(more.iter().map(|&(n, v)| (n.to_owned(), v.to_owned())));
         let wished = options.port;
-        let server = blocking(move || Redis::start(&options)).await?;
+        let start = move || {
+            // A child that was writing a snapshot has the port for a moment longer than a server that was killed.
+            for _ in 0..100 {
+                if wished.is_some() && servers::free_port(wished).ok() == wished {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            Redis::start(&options)
+        };
+        let server = blocking(start).await?;
         crew::note(&self.processes, server.running().identity())?;
         ensure!(Some(server.port()) == wished, "Redis did not get its port back");
         self.servers[number] = server;

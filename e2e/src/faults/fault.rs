@@ -10,6 +10,7 @@ use rand::seq::SliceRandom;
 
 use super::crew::Name;
 use super::deployment::WORKERS;
+use super::rebuild::PHASES;
 
 /// A row of the fault table in docs/operations.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,6 +77,7 @@ pub enum Kind {
     Poison,
     Trim,
     ClockJump,
+    Rebuild,
     UnknownType,
 }
 
@@ -111,6 +113,7 @@ impl Kind {
         Kind::Poison,
         Kind::Trim,
         Kind::ClockJump,
+        Kind::Rebuild,
         Kind::UnknownType,
     ];
 
@@ -134,6 +137,7 @@ impl Kind {
             Kind::Poison => 17,
             Kind::Trim => 18,
             Kind::ClockJump => 19,
+            Kind::Rebuild => 20,
             Kind::UnknownType => 21,
         })
     }
@@ -201,6 +205,8 @@ pub enum Fault {
     Trim,
     /// The server's clock was an hour ahead for a moment: ids go on from there.
     ClockJump { which: usize },
+    /// The read side is built anew; the program dies in a phase of it and is started again.
+    Rebuild { dies_at: &'static str },
     /// A fact of a type that this release does not know.
     UnknownType,
 }
@@ -288,7 +294,7 @@ fn make(kind: Kind, random: &mut StdRng) -> Fault {
         Kind::ForgetScripts => Fault::ForgetScripts,
         Kind::RemoveGroup => Fault::RemoveGroup { which: random.random_range(0..1000) },
         Kind::Busy => Fault::Busy { ms: ms(500, 2_000) },
-        Kind::Loading => Fault::Loading { key_us: random.random_range(500..=4_000) },
+        Kind::Loading => Fault::Loading { key_us: random.random_range(50..=300) },
         Kind::Full => Fault::Full { ms: ms(1_000, 5_000) },
         Kind::Slow => {
             let line = line(random);
@@ -318,6 +324,7 @@ fn make(kind: Kind, random: &mut StdRng) -> Fault {
         }
         Kind::Trim => Fault::Trim,
         Kind::ClockJump => Fault::ClockJump { which: random.random_range(0..1000) },
+        Kind::Rebuild => Fault::Rebuild { dies_at: PHASES[random.random_range(0..PHASES.len())] },
         Kind::UnknownType => Fault::UnknownType,
     }
 }
@@ -359,6 +366,7 @@ impl Fault {
             Fault::Poison { .. } => Kind::Poison,
             Fault::Trim => Kind::Trim,
             Fault::ClockJump { .. } => Kind::ClockJump,
+            Fault::Rebuild { .. } => Kind::Rebuild,
             Fault::UnknownType => Kind::UnknownType,
         }
     }

@@ -14,6 +14,7 @@ use sqlx::{Connection, Row};
 use super::deployment::{Deployment, Pair, SHARDS};
 use super::fault::{Fault, Line};
 use super::history::{Loss, Planted, Recorded};
+use super::rebuild::{self, Way};
 use crate::proxy::{Cut, Proxy, Weather};
 
 /// Notes what faults did that a checker must know of.
@@ -107,6 +108,13 @@ pub async fn inject(fault: &Fault, deployment: &Deployment, recorder: &Recorder)
         }
         Fault::Refuse { line, ms } => {
             endure(deployment, line, Weather { refuses: true, ..Weather::default() }, ms).await;
+        }
+        Fault::Rebuild { dies_at } => {
+            let wanted = (dies_at != "reproject.drop").then_some(dies_at);
+            rebuild::reproject(deployment, Way::Lines, wanted).await?;
+            // Whatever came of it, the next goes on.
+            rebuild::reproject(deployment, Way::Lines, None).await?;
+            rebuild::drop_old(deployment, Way::Lines, wanted.is_none().then_some(dies_at)).await?;
         }
         Fault::PostgresStop { down_ms } => {
             deployment.postgres.lock().await.restart(Signal::SIGQUIT, pause(down_ms)).await?;
@@ -261,10 +269,10 @@ async fn harm_redis(fault: &Fault, deployment: &Deployment, recorder: &Recorder)
             recorder.note(|recorded| recorded.groups_removed += 1);
         }
         Fault::Busy { ms } => {
-            // Scripts have no clock. A turn takes some 10 ns.
+            // Scripts have no clock. A turn takes some 10 ns, and much longer where the machine is busy.
             let spin = "for _ = 1, tonumber(ARGV[1]) do end return 1";
             let mut command = redis::cmd("EVAL");
-            command.arg(spin).arg(0).arg(ms * 100_000).exec_async(&mut connection).await?;
+            command.arg(spin).arg(0).arg(ms * 30_000).exec_async(&mut connection).await?;
         }
         Fault::Full { ms } => {
             let info: String = redis::cmd("INFO").arg("memory").query_async(&mut connection).await?;

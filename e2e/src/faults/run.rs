@@ -13,6 +13,7 @@ use super::deployment::{Deployment, SEGMENTS_IN_HAND, SESSIONS_MAX};
 use super::fault::{Row, Schedule};
 use super::inject::{Injected, Recorder, inject};
 use super::load::{Load, Pace};
+use super::rebuild::{self, Way};
 use super::report::{Line, Report};
 use super::survey;
 
@@ -75,6 +76,12 @@ async fn harm_and_judge(
         left.push(format!(
             "{to_redis} connections to Redis, {connections} before; {to_postgres} to PostgreSQL"
         ));
+    }
+    // A rebuild compares every row with those that serve, and what is read below is what it made.
+    let rebuilt = rebuild::reproject(deployment, Way::Straight, None).await?;
+    if !rebuilt.status.success() {
+        let said = String::from_utf8_lossy(&rebuilt.stderr) + String::from_utf8_lossy(&rebuilt.stdout);
+        left.push(format!("a rebuild is not what serves ({}): {}", rebuilt.status, said.trim()));
     }
     recorded.offers = offers;
     recorded.faults = faults.len() as u64;

@@ -34,7 +34,7 @@ fn f11_redis_answers_readonly_loading_busy_noscript_and_nogroup() {
     let faults = || {
         let mut faults = vec![
             Fault::ReadOnly { ms: 3_000 },
-            Fault::Loading { key_us: 4_000 },
+            Fault::Loading { key_us: 1_000 },
             Fault::Busy { ms: 2_000 },
             Fault::ForgetScripts,
         ];

@@ -299,6 +299,14 @@ fn i3_a_place_without_an_event() {
             spoil(observed);
             observed.gaps.push((1, 2, 2));
         },
+        &["I3"],
+    );
+    check(
+        |recorded, observed| {
+            spoil(observed);
+            observed.gaps.push((1, 2, 2));
+            rolled_back(recorded, 1);
+        },
         &[],
     );
     // Seen, and archived at the place where the event was before Redis went back in time.
