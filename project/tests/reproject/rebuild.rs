@@ -87,7 +87,7 @@ fn under_live_traffic_readers_see_no_gap_and_rows_are_the_same() {
                         writer.write(n - 5, 0, 0, RecordingDeleted { by: "api".into(), drop_id: None }).await;
                     }
                     n += 1;
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 (writer, n)
             })
