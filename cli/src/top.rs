@@ -336,7 +336,8 @@ mod tests {
             stage       in work   silent  worker
             decode            2    0.3 s  host-1:4242:0f3c
             infer             8     24 h  a-host-with-quite-a-long-name-in-some-cluster:1:77
-        "#]].assert_eq(&text);
+        "#]]
+        .assert_eq(&text);
         assert!(text.lines().all(|line| line.chars().count() <= 80));
     }
 
