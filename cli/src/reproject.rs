@@ -58,9 +58,9 @@ pub enum Action {
 }
 
 const EXAMPLES: &str = "\
-Everything is folded again, from the archive and then the log, into the next version of the tables, while the present
-one serves. Then every row is compared, readers are switched in one moment, and the old version stays until it is
-dropped. Ctrl-C or a crash loses nothing: the same command goes on where it was.
+Everything is folded again, from the archive and then the log, into the next version of the tables, while \
+the present one serves. Then every row is compared, readers are switched in one moment, and the old version \
+stays until it is dropped. Ctrl-C or a crash loses nothing: the same command goes on where it was.
 
 The exit code is 0 when the new version serves, else 1.
 

@@ -1,10 +1,11 @@
 //! Measures the read side with realistic segments: 75 words with times each, 20 to a recording, in four shards.
 //!
-//! usage: measure projection|rebuild --database URL [--shared] [--events N] [--batch N]
+//! usage: measure projection|rebuild --database URL [--shared] [--server PID] [--events N] [--batch N]
 //!
 //! `projection`: the project stage over a log in memory that is full, until everything is folded and archived.
-//! `rebuild`: then a rebuild of all of it, step by step. `--shared`: use the database as it is, instead of a new one. One
-//! line of JSON on standard output.
+//! `rebuild`: then a rebuild of all of it, step by step. `--shared`: use the database as it is, instead of a new one.
+//! `--server`: the server's process on this machine, so that its processor time can be told. One line of JSON on standard
+//! output.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ struct Arguments {
     rebuild: bool,
     database: String,
     shared: bool,
+    server: Option<u32>,
     events: u32,
     batch: usize,
 }
@@ -41,16 +43,25 @@ fn arguments() -> anyhow::Result<Arguments> {
     let rebuild = match given.next().as_deref() {
         Some("projection") => false,
         Some("rebuild") => true,
-        _ => bail!("usage: measure projection|rebuild --database URL [--shared] [--events N] [--batch N]"),
+        _ => bail!(
+            "usage: measure projection|rebuild --database URL [--shared] [--server PID] [--events N] [--batch N]"
+        ),
     };
-    let mut arguments =
-        Arguments { rebuild, database: String::new(), shared: false, events: 50_000, batch: 500 };
+    let mut arguments = Arguments {
+        rebuild,
+        database: String::new(),
+        shared: false,
+        server: None,
+        events: 50_000,
+        batch: 500,
+    };
     while let Some(flag) = given.next() {
         let mut value = || given.next().with_context(|| format!("{flag} needs a value"));
         match flag.as_str() {
             "--database" => arguments.database = value()?,
             "--events" => arguments.events = value()?.parse()?,
             "--batch" => arguments.batch = value()?.parse()?,
+            "--server" => arguments.server = Some(value()?.parse()?),
             "--shared" => arguments.shared = true,
             _ => bail!("{flag} is not known"),
         }
@@ -117,7 +128,7 @@ async fn project(views: &Views, arguments: &Arguments, report: &mut Report) -> a
     }
     let stop = CancellationToken::new();
     let stage = Arc::new(Project::start(views.clone(), arguments.batch));
-    let begun = Instant::now();
+    let (begun, before) = (Instant::now(), Spent::now(arguments.server));
     let running =
         tokio::spawn(streams::stage::run(log, stage, Options::new("project", Inlet::Facts), stop.clone()));
     for (shard, &seqs) in (0..).zip(&talk.seqs) {
@@ -126,6 +137,7 @@ async fn project(views: &Views, arguments: &Arguments, report: &mut Report) -> a
         }
     }
     report.insert("seconds", json!(begun.elapsed().as_secs_f64()));
+    report.insert("processor_s", Spent::now(arguments.server).since(before));
     stop.cancel();
     running.await??;
     report.insert("events", json!(events));
@@ -158,14 +170,16 @@ async fn rebuild(views: &Views, arguments: &Arguments, report: &mut Report) -> a
     }
     let log: SharedLog = Arc::new(MemoryLog::new(SHARDS));
     let (tell, mut progress) = watch::channel(Progress::default());
+    let server = arguments.server;
     let steps = tokio::spawn(async move {
-        let mut steps: Vec<(&'static str, f64)> = Vec::new();
-        let mut since = (progress.borrow().step, Instant::now());
+        let mut steps: Vec<(&'static str, f64, Value)> = Vec::new();
+        let mut since = (progress.borrow().step, Instant::now(), Spent::now(server));
         while progress.changed().await.is_ok() {
             let step = progress.borrow_and_update().step;
             if step != since.0 {
-                steps.push((since.0.as_str(), since.1.elapsed().as_secs_f64()));
-                since = (step, Instant::now());
+                let now = Spent::now(server);
+                steps.push((since.0.as_str(), since.1.elapsed().as_secs_f64(), now.since(since.2)));
+                since = (step, Instant::now(), now);
             }
         }
         steps
@@ -179,6 +193,43 @@ async fn rebuild(views: &Views, arguments: &Arguments, report: &mut Report) -> a
     report.insert("steps", json!(steps.await?));
     report.insert("events", json!(events));
     Ok(())
+}
+
+/// Processor time in clock ticks: on a machine that does other things too it says more than the clock.
+#[derive(Clone, Copy)]
+struct Spent {
+    client: u64,
+    server: u64,
+}
+
+impl Spent {
+    fn now(server: Option<u32>) -> Spent {
+        let numbers = |stat: &str| -> Vec<u64> {
+            // The name, in brackets, may hold anything.
+            let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+            rest.split_whitespace().map(|number| number.parse().unwrap_or(0)).collect()
+        };
+        // From the parent's number on: utime, stime, and both of the children that ended.
+        let spent = |numbers: &[u64]| numbers.get(11..15).map_or(0, |times| times.iter().sum());
+        let own = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        let mut sum = 0;
+        let processes = server.and_then(|_| std::fs::read_dir("/proc").ok()).into_iter().flatten().flatten();
+        for process in processes {
+            let stat = numbers(&std::fs::read_to_string(process.path().join("stat")).unwrap_or_default());
+            let id = process.file_name().to_str().and_then(|name| name.parse().ok());
+            let parent = stat.get(1).and_then(|&parent| u32::try_from(parent).ok());
+            if server.is_some() && (id == server || parent == server) {
+                sum += spent(&stat);
+            }
+        }
+        Spent { client: spent(&numbers(&own)), server: sum }
+    }
+
+    /// Seconds of client and server.
+    fn since(self, before: Spent) -> Value {
+        let seconds = |now: u64, then: u64| now.saturating_sub(then) as f64 / 100.0;
+        json!([seconds(self.client, before.client), seconds(self.server, before.server)])
+    }
 }
 
 /// Makes recordings out of made-up words that are as frequent as words are.

@@ -150,6 +150,8 @@ impl History {
         self.archived = page.through;
         let mut entries = entries;
         entries.retain(|entry| self.ahead.remove(&entry.event_id()).is_none());
+        // What the archive passed without having it was refused, or a failover took it back.
+        self.ahead.retain(|_, entry| entry.seq() > self.archived);
         Ok(Facts { entries, archived: self.archived, origin: Origin::Archive })
     }
 

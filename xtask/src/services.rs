@@ -100,6 +100,16 @@ impl Services {
         }
     }
 
+    /// The process of PostgreSQL.
+    pub fn postgres_pid(&self) -> u32 {
+        self.postgres.running().identity().pid
+    }
+
+    /// The process of TimescaleDB.
+    pub fn timescale_pid(&self) -> u32 {
+        self.timescale.identity().pid
+    }
+
     /// Where PostgreSQL is.
     pub fn postgres_url(&self) -> String {
         self.postgres.url()

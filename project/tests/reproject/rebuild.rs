@@ -97,7 +97,7 @@ fn under_live_traffic_readers_see_no_gap_and_rows_are_the_same() {
                             .await;
                     }
                     n += 1;
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 (writer, n)
             })

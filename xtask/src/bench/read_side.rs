@@ -22,14 +22,16 @@ pub fn projection(options: &[&str]) -> Result<ExitCode> {
     let machine = machine::describe();
     let services = prepare()?;
     let mut table = String::from(
-        "| server | facts | seconds | facts a second | of the target |\n|---|---|---|---|---|\n",
+        "| server | facts | seconds | facts a second | of the target | processor time per fact: project, server |\n\
+         |---|---|---|---|---|---|\n",
     );
     // The WebAssembly build of TimescaleDB is slow, and keeps everything in memory.
     let few = events.min(10_000);
-    for (url, shared, events) in
-        [(services.postgres_url(), false, events), (services.timescale_url(), true, few)]
-    {
-        let report = measure("projection", &url, shared, events)?;
+    for (url, pid, shared, events) in [
+        (services.postgres_url(), services.postgres_pid(), false, events),
+        (services.timescale_url(), services.timescale_pid(), true, few),
+    ] {
+        let report = measure("projection", &url, pid, shared, events)?;
         table += &row(&report, PROJECTION_TARGET)?;
     }
     let text = format!(
@@ -48,11 +50,11 @@ pub fn rebuild(options: &[&str]) -> Result<ExitCode> {
     let events = events(options, 1_000_000)?;
     let machine = machine::describe();
     let services = prepare()?;
-    let report = measure("rebuild", &services.postgres_url(), false, events)?;
+    let report = measure("rebuild", &services.postgres_url(), services.postgres_pid(), false, events)?;
     let mut text = format!(
         "# Rebuild\n\n`voiceforge reproject` over an archive of segments of 75 words with times (20 to a recording), \
          nothing else going on.\nTarget: {REBUILD_TARGET:.0} facts a second, folded and indexed. `cargo xtask bench rebuild \
-         --events {events}` wrote this.\n\nMachine: {}.\n\n| step | seconds | facts a second |\n|---|---|---|\n",
+         --events {events}` wrote this.\n\nMachine: {}.\n\n| step | seconds | facts a second | processor time per fact: reproject, server |\n|---|---|---|---|\n",
         machine,
     );
     let count = report["events"].as_f64().context("it counts facts")?;
@@ -63,10 +65,11 @@ pub fn rebuild(options: &[&str]) -> Result<ExitCode> {
         if matches!(name, "folding the archive" | "making indexes") {
             folded += seconds;
         }
-        writeln!(text, "| {name} | {seconds:.1} | {:.0} |", count / seconds.max(0.001))?;
+        let rate = count / seconds.max(0.001);
+        writeln!(text, "| {name} | {seconds:.1} | {rate:.0} | {} |", processor(&step[2], count))?;
     }
-    writeln!(text, "| **folded and indexed** | {folded:.1} | **{:.0}** |", count / folded.max(0.001))?;
-    writeln!(text, "| all, compared and switched | {all:.1} | {:.0} |", count / all.max(0.001))?;
+    writeln!(text, "| **folded and indexed** | {folded:.1} | **{:.0}** | |", count / folded.max(0.001))?;
+    writeln!(text, "| all, compared and switched | {all:.1} | {:.0} | |", count / all.max(0.001))?;
     writeln!(text, "\nServer: {}. {count:.0} facts.", report["server"].as_str().unwrap_or_default())?;
     write("rebuild.md", &text)
 }
@@ -89,10 +92,11 @@ fn prepare() -> Result<Services> {
     Services::start_durable(&tools)
 }
 
-fn measure(what: &str, database: &str, shared: bool, events: u32) -> Result<Value> {
+fn measure(what: &str, database: &str, server: u32, shared: bool, events: u32) -> Result<Value> {
     say::title(format_args!("{what}: {events} facts"));
     let mut command = std::process::Command::new(cargo::programs().join("examples/measure"));
     command.args([what, "--database", database, "--events", &events.to_string()]);
+    command.args(["--server", &server.to_string()]);
     if shared {
         command.arg("--shared");
     }
@@ -109,10 +113,14 @@ fn row(report: &Value, target: f64) -> Result<String> {
     let rate = events / seconds;
     let server = report["server"].as_str().unwrap_or_default();
     let server = server.split(';').next().unwrap_or_default();
-    Ok(format!(
-        "| {server} | {events:.0} | {seconds:.1} | **{rate:.0}** | {:.0} % |\n",
-        100.0 * rate / target
-    ))
+    let (share, processor) = (100.0 * rate / target, processor(&report["processor_s"], events));
+    Ok(format!("| {server} | {events:.0} | {seconds:.1} | **{rate:.0}** | {share:.0} % | {processor} |\n"))
+}
+
+/// Seconds of client and server as microseconds per fact.
+fn processor(seconds: &Value, events: f64) -> String {
+    let us = |at: usize| seconds[at].as_f64().unwrap_or_default() * 1e6 / events;
+    format!("{:.0} us, {:.0} us", us(0), us(1))
 }
 
 fn write(name: &str, text: &str) -> Result<ExitCode> {
