@@ -57,6 +57,15 @@ pub enum Origin {
     Log,
 }
 
+/// Where archive and log ended at some moment: each goes on growing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// The highest seq below which the archive misses nothing.
+    pub archive: u64,
+    /// The newest seq in the log.
+    pub log: u64,
+}
+
 /// What ends or holds up the reading.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
@@ -109,6 +118,22 @@ impl History {
     /// What was given from the log and is not known to be archived yet.
     pub fn ahead(&self) -> impl Iterator<Item = &Entry> {
         self.ahead.values()
+    }
+
+    /// Looks where archive and log end just now.
+    ///
+    /// # Errors
+    /// What the database or the log says.
+    pub async fn ends(&self) -> Result<Ends, HistoryError> {
+        Ok(Ends {
+            archive: self.views.archived_through(self.shard).await?,
+            log: self.log.last_seq(self.shard).await?,
+        })
+    }
+
+    /// Says whether everything up to there was given.
+    pub fn has_reached(&self, ends: Ends) -> bool {
+        self.archived >= ends.archive && self.archived.max(self.logged) >= ends.log
     }
 
     /// Returns the next facts, `count` at most unless a log was rolled back; `None` when there are no more just now.

@@ -18,7 +18,6 @@ const MARK: &str = "zqxjmark";
 type Victim = (&'static str, String);
 
 #[test]
-#[ignore = "does not pass yet: a dump of the database still tells of a recording that had failed before it was deleted"]
 fn what_is_deleted_is_nowhere_whatever_stage_it_was_in() {
     let quick = [("VOICEFORGE_KEEPER_EVERY", "1s"), ("VOICEFORGE_REWRITE_AFTER", "0s")];
     on_a_stack(&quick, |pipeline| async move {
@@ -28,12 +27,13 @@ fn what_is_deleted_is_nowhere_whatever_stage_it_was_in() {
         let kept = pipeline.post(pipeline.clips[1].bytes(), "name=kept").await?;
         let kept = pipeline.ended(&kept, PATIENCE).await?;
         let kept_text = pipeline.text(&kept).await?;
+        let before = dump(&pipeline.stack.database_url()).await?;
 
         let mut victims: Vec<Victim> = Vec::new();
         let complete = post(&pipeline, "complete").await?;
         let recording = pipeline.ended(&complete, PATIENCE).await?;
         let text = pipeline.text(&recording).await?;
-        let words = telling_words(&text, &kept_text);
+        let words = telling_words(&text, &String::from_utf8_lossy(&before));
         ensure!(words.len() >= 3, "{text:?} has words of its own");
         let found = traces(&pipeline, &words).await?;
         ensure!(found.len() >= 3, "before, they are in the database, in the store and in Redis: {found:?}");
@@ -157,10 +157,10 @@ async fn until(what: &str, done: impl AsyncFn() -> Result<bool>) -> Result<()> {
     Ok(())
 }
 
-/// Words of `text` that nothing else would hold.
-fn telling_words(text: &str, other: &str) -> Vec<String> {
+/// Words of `text` that stood nowhere before, not in another text nor in the name of a column.
+fn telling_words(text: &str, before: &str) -> Vec<String> {
     let word = |word: &str| word.chars().filter(|c| c.is_alphabetic()).collect::<String>();
-    let common = other.to_lowercase();
+    let common = before.to_lowercase();
     let words = text.split_whitespace().map(word);
     words.filter(|word| word.len() >= 6 && !common.contains(&word.to_lowercase())).collect()
 }

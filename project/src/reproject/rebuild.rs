@@ -14,7 +14,7 @@ use views::verify::{PAGE_LEN, Recordings, TABLES};
 use views::{Building, Difference, Entry, Schema, Switched, Views};
 
 use super::{Options, Progress, Rebuilt, Step};
-use crate::history::{History, Origin};
+use crate::history::{Ends, History, Origin};
 
 /// How long a server that does not answer, or a fact that cannot be read yet, is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -152,7 +152,8 @@ impl Rebuild {
 
     async fn fold_shard(&self, history: &Mutex<History>) -> anyhow::Result<()> {
         let mut history = history.lock().await;
-        while self.fold_next(&mut history).await? == Some(Origin::Archive) {
+        let end = self.ends(&history).await?.archive;
+        while history.archived() < end && self.fold_next(&mut history).await? == Some(Origin::Archive) {
             if self.progress.borrow().folded_now > 0 {
                 failpoint::reach("reproject.archive");
             }
@@ -160,13 +161,20 @@ impl Rebuild {
         Ok(())
     }
 
-    /// Folds whatever came in, in all shards.
+    /// Folds what came in until now, in all shards. What comes in meanwhile is left to the next call: there may always be
+    /// one more.
     async fn follow(&self) -> anyhow::Result<()> {
         for history in &self.histories {
             let mut history = history.lock().await;
-            while self.fold_next(&mut history).await?.is_some() {}
+            let ends = self.ends(&history).await?;
+            while !history.has_reached(ends) && self.fold_next(&mut history).await?.is_some() {}
         }
         self.fold_stragglers().await
+    }
+
+    async fn ends(&self, history: &History) -> anyhow::Result<Ends> {
+        patiently!(history.ends())
+            .with_context(|| format!("look where the history of shard {} ends", history.shard()))
     }
 
     /// Folds what came to places that were passed.
