@@ -14,6 +14,10 @@ use crate::{PATIENCE, on_a_stack};
 /// What stands in the name and the metadata of everything that is deleted.
 const MARK: &str = "zqxjmark";
 
+/// Which clips are spoken: the one that is deleted has the richer vocabulary.
+const KEPT: usize = 0;
+const DELETED: usize = 1;
+
 /// One recording to delete: what was going on, and the id to delete it by.
 type Victim = (&'static str, String);
 
@@ -24,7 +28,7 @@ fn what_is_deleted_is_nowhere_whatever_stage_it_was_in() {
         redis(&pipeline, &["CONFIG", "SET", "appendonly", "yes"]).await?;
         // A compressed dump could hide the words.
         redis(&pipeline, &["CONFIG", "SET", "rdbcompression", "no"]).await?;
-        let kept = pipeline.post(pipeline.clips[1].bytes(), "name=kept").await?;
+        let kept = pipeline.post(pipeline.clips[KEPT].bytes(), "name=kept").await?;
         let kept = pipeline.ended(&kept, PATIENCE).await?;
         let kept_text = pipeline.text(&kept).await?;
         let before = dump(&pipeline.stack.database_url()).await?;
@@ -75,7 +79,7 @@ fn what_is_deleted_is_nowhere_whatever_stage_it_was_in() {
 
 async fn post(pipeline: &Pipeline, key: &str) -> Result<String> {
     let query = format!("name={MARK}&key={key}&meta.note={MARK}&prompt={MARK}");
-    pipeline.post(pipeline.clips[0].bytes(), &query).await
+    pipeline.post(pipeline.clips[DELETED].bytes(), &query).await
 }
 
 async fn delete(pipeline: &Pipeline, id: &str) -> Result<u16> {
@@ -90,7 +94,7 @@ async fn delete(pipeline: &Pipeline, id: &str) -> Result<u16> {
 async fn waiting_for_ingest(pipeline: &Pipeline) -> Result<Vec<Victim>> {
     pipeline.stack.kill(Program::Ingest, Signal::SIGSTOP);
     let posted = post(pipeline, "waiting").await?;
-    let raw = pipeline.drop(&pipeline.clips[0].bytes(), &[("name", MARK), ("key", "raw")]).await?;
+    let raw = pipeline.drop(&pipeline.clips[DELETED].bytes(), &[("name", MARK), ("key", "raw")]).await?;
     for id in [&posted, &raw] {
         ensure!(delete(pipeline, id).await? == 202);
     }
@@ -181,7 +185,7 @@ async fn nothing_left(pipeline: &Pipeline, words: &[String]) -> Result<()> {
 /// Where words, marks or bytes of the deleted recordings stand: in a dump of the database, in the files of Redis after
 /// they were written anew, in the audio store.
 async fn traces(pipeline: &Pipeline, words: &[String]) -> Result<Vec<String>> {
-    let audio = pipeline.clips[0].bytes();
+    let audio = pipeline.clips[DELETED].bytes();
     let middle = audio.len() / 2;
     let mut needles: Vec<(&str, &[u8])> =
         vec![("the mark", MARK.as_bytes()), ("the audio", &audio[middle..middle + 64])];
