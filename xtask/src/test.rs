@@ -2,11 +2,19 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{ExitCode, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+use servers::process::children;
 
 use crate::services::Services;
 use crate::{cargo, say, setup, stop};
+
+/// A test program that says nothing for so long hangs. The longest test takes half of it.
+const SILENCE_MAX: Duration = Duration::from_secs(600);
 
 /// What to do with the expectations written in the tests.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,15 +51,31 @@ pub fn run(filter: Option<&str>, expectations: Expectations) -> Result<ExitCode>
     }
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("run cargo test")?;
     let stdout = child.stdout.take().context("read what cargo test says")?;
+    let (tell, lines) = mpsc::channel();
+    let reading = thread::spawn(move || BufReader::new(stdout).lines().try_for_each(|line| tell.send(line)));
     let mut report = Report::default();
-    for line in BufReader::new(stdout).lines() {
-        if let Some(line) = report.read(line.context("read what cargo test says")?) {
-            println!("{line}");
+    loop {
+        match lines.recv_timeout(SILENCE_MAX) {
+            Ok(line) => {
+                if let Some(line) = report.read(line.context("read what cargo test says")?) {
+                    println!("{line}");
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                // Cargo goes on with the next program.
+                for program in children(child.id()) {
+                    program.end(Signal::SIGKILL, Duration::ZERO);
+                }
+                report.hung();
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
         }
     }
+    // It ends with the lines, and a reader that is gone is this one.
+    let _ = reading.join();
     let status = child.wait()?;
     drop(services);
-    if filter.is_none() {
+    if filter.is_none() && !stop::asked() {
         say::title("running the examples in the documentation");
         cargo::run(&["test", "--release", "--workspace", "--doc", "--quiet"])?;
     }
@@ -67,6 +91,9 @@ struct Report {
     in_output_of_passed: bool,
     test: String,
     skipped: Vec<String>,
+    /// Tests of the present program that have been running for over a minute.
+    long: Vec<String>,
+    hung: Vec<String>,
     passed: u64,
     failed: u64,
     ignored: u64,
@@ -76,7 +103,13 @@ impl Report {
     /// Takes a line; gives it back when it is for the reader. The output of tests that passed is not, except where
     /// it says that the test skipped.
     fn read(&mut self, line: String) -> Option<String> {
-        if line == "successes:" {
+        if let Some((name, _)) =
+            line.strip_prefix("test ").and_then(|line| line.split_once(" has been running for"))
+        {
+            self.long.push(name.to_owned());
+        } else if let Some((name, _)) = line.strip_prefix("test ").and_then(|line| line.split_once(" ... ")) {
+            self.long.retain(|long| long != name);
+        } else if line == "successes:" {
             self.in_output_of_passed = true;
         } else if line == "failures:" {
             self.in_output_of_passed = false;
@@ -96,11 +129,22 @@ impl Report {
         (!self.in_output_of_passed).then_some(line)
     }
 
+    /// The present program was killed because it said nothing any more.
+    fn hung(&mut self) {
+        let minutes = SILENCE_MAX.as_secs() / 60;
+        let tests = std::mem::take(&mut self.long);
+        self.failed += tests.len().max(1) as u64;
+        let tests = if tests.is_empty() { "some test".to_owned() } else { tests.join(", ") };
+        self.hung.push(format!("killed after {minutes} minutes without a word: {tests}"));
+        self.in_output_of_passed = false;
+    }
+
     fn closing(mut self) -> Vec<String> {
         self.skipped.sort();
         self.skipped.dedup_by_key(|line| line.split(": ").next().unwrap_or_default().to_owned());
         let (passed, failed, skipped) = (self.passed, self.failed, self.skipped.len() as u64 + self.ignored);
         let mut lines = self.skipped;
+        lines.append(&mut self.hung);
         lines.push(format!("{passed} passed, {failed} failed, {skipped} skipped"));
         lines
     }
@@ -131,6 +175,23 @@ mod tests {
             "test a ... ok\ntest result: ok. 2 passed; 0 failed; 1 ignored; 0 measured\n\
              test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured",
             &["5 passed, 1 failed, 1 skipped"],
+        );
+    }
+
+    #[test]
+    fn a_test_that_hangs_is_named_and_counts_as_failed() {
+        let mut report = Report::default();
+        for line in [
+            "test a has been running for over 60 seconds",
+            "test b has been running for over 60 seconds",
+            "test a ... ok",
+        ] {
+            assert_eq!(report.read(line.to_owned()).as_deref(), Some(line));
+        }
+        report.hung();
+        assert_eq!(
+            report.closing(),
+            ["killed after 10 minutes without a word: b", "0 passed, 1 failed, 0 skipped"]
         );
     }
 

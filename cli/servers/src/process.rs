@@ -115,8 +115,16 @@ impl Running {
     }
 }
 
+/// The processes that `parent` started and that still run. Where the system has no `/proc`, none.
+pub fn children(parent: u32) -> Vec<Identity> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers.filter(|&pid| stat(pid).is_some_and(|of| of.parent == parent)).map(Identity::of).collect()
+}
+
 struct Stat {
     state: char,
+    parent: u32,
     started: u64,
 }
 
@@ -125,6 +133,7 @@ fn stat(pid: u32) -> Option<Stat> {
     // The second field is the program's name in brackets and may itself hold spaces and brackets.
     let mut fields = line[line.rfind(')')? + 1..].split_whitespace();
     let state = fields.next()?.chars().next()?;
-    let started = fields.nth(18)?.parse().ok()?;
-    Some(Stat { state, started })
+    let parent = fields.next()?.parse().ok()?;
+    let started = fields.nth(17)?.parse().ok()?;
+    Some(Stat { state, parent, started })
 }

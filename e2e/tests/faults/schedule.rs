@@ -7,9 +7,6 @@ use e2e::faults::run::{Options, clips, run};
 /// Two minutes, thirty faults. Another seed: `VOICEFORGE_TEST_SEED`; many and longer: `cargo xtask faults`.
 #[test]
 fn thirty_faults_in_two_minutes() {
-    if !super::is_asked_for() {
-        return;
-    }
     let _machine = super::machine();
     let Some(clips) = clips() else { return };
     let seed = std::env::var("VOICEFORGE_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
