@@ -15,6 +15,8 @@ pub mod erase;
 pub mod gaps;
 pub mod retain;
 pub mod runs;
+mod schedule;
+pub mod strays;
 pub mod survey;
 pub mod sweep;
 pub mod trim;
@@ -25,6 +27,7 @@ pub struct Keeper {
     views: Views,
     sweeper: sweep::Sweeper,
     gaps: gaps::Gaps,
+    strays: strays::Strays,
     runs: Option<runs::Runs>,
     eraser: erase::Eraser,
     retainer: retain::Retainer,
@@ -45,10 +48,11 @@ impl Keeper {
         let shared = || SharedLog::clone(&log);
         let runs = runs::Runs::new(shared(), views.clone(), store.clone(), options, name.clone());
         let sweeper = sweep::Sweeper::new(shared(), views.clone(), store.clone(), config.missing_after);
+        let strays = strays::Strays::new(shared(), views.clone(), store.clone(), config.missing_after);
         let eraser = erase::Eraser::new(shared(), views.clone(), store.clone(), config.rewrite_after.0);
         let retainer = retain::Retainer::new(shared(), views.clone(), store, config.retain_every);
         let gaps = gaps::Gaps::default();
-        Keeper { log, views, sweeper, gaps, runs: Some(runs), eraser, retainer, config, name }
+        Keeper { log, views, sweeper, gaps, strays, runs: Some(runs), eraser, retainer, config, name }
     }
 
     /// Does the chores again and again until `shutdown`.
@@ -63,6 +67,9 @@ impl Keeper {
             }
             if self.has_lease("gaps").await {
                 report("gaps", self.gaps.look(&self.log, &self.views).await);
+            }
+            if self.has_lease("strays").await {
+                report("strays", self.strays.look().await.map(drop));
             }
             report("survey", survey::survey(&self.log, &self.views).await);
             if self.has_lease("retain").await {

@@ -37,6 +37,11 @@ pub fn swept(again: u64, finished: u64, waiting: u64) {
     gauge!("keeper_drops_waiting").set(waiting as f64);
 }
 
+/// Transcriptions whose work Redis had lost were begun again or ended.
+pub fn strays(ended: u64) {
+    counter!("keeper_strays_total").increment(ended);
+}
+
 /// A deleted recording was erased everywhere.
 pub fn erased() {
     counter!("keeper_erased_total").increment(1);

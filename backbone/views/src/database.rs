@@ -5,9 +5,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 use crate::error::Error;
+use crate::limited::LimitedPool;
 use crate::watch::Notifier;
 
 /// How to connect.
@@ -39,11 +40,11 @@ impl Default for Options {
 
 /// The database. Cheap to clone; all clones share one pool and one listener.
 ///
-/// Time limits are the server's: a transaction is never cancelled by dropping a future, because that can leave its
-/// session inside the transaction.
+/// Time limits are the server's; ours only notice a server that cannot say that it ended a statement. Whatever is given up
+/// loses its connection, because that may be inside a transaction.
 #[derive(Clone)]
 pub struct Views {
-    pub(crate) pool: PgPool,
+    pub(crate) pool: LimitedPool,
     pub(crate) connect: Arc<PgConnectOptions>,
     pub(crate) notifier: Arc<Notifier>,
 }
@@ -80,6 +81,7 @@ impl Views {
             .max_connections(options.max_connections)
             .acquire_timeout(options.acquire_timeout)
             .connect_lazy_with(connect.clone());
+        let pool = LimitedPool::new(pool, options.statement_timeout);
         let notifier =
             Notifier::new(PgPoolOptions::new().max_connections(1).connect_lazy_with(connect.clone()));
         let views = Views { pool, connect: Arc::new(connect), notifier: Arc::new(notifier) };

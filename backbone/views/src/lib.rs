@@ -29,6 +29,7 @@ pub mod error;
 mod fold;
 pub mod install;
 pub mod keys;
+mod limited;
 pub mod metrics;
 pub mod page;
 pub mod progress;

@@ -121,6 +121,22 @@ impl Views {
             index: 0,
         }))
     }
+
+    /// Returns up to `limit` recordings that stand at `status` and were submitted before `before`, the oldest first.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn unfinished(
+        &self,
+        status: Status,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<RecordingRow>, Error> {
+        let sql = "SELECT *, facts::text AS facts_text FROM read.recordings WHERE status = $1 AND submitted_at < $2 \
+                   ORDER BY submitted_at, id LIMIT $3";
+        let query = sqlx::query(sql).bind(status.as_str()).bind(At::new(before)).bind(i64::from(limit));
+        query.fetch_all(&self.pool).await?.iter().map(recording).collect()
+    }
 }
 
 /// A pattern that finds `text` anywhere, whatever signs it has.

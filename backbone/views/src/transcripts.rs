@@ -1,6 +1,6 @@
 //! Transcripts: the segments of a recording in one generation, and the list of its generations.
 
-use events::{Activation, Cause, Lane, RecordingId, Settings, Span};
+use events::{Activation, Cause, EventId, Lane, RecordingId, Settings, Span};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use transcript::{GenerationFacts, Outcome, RecordingFacts, Segment, State, Transcript};
@@ -17,6 +17,10 @@ use crate::time::At;
 pub struct GenerationRow {
     /// Its number.
     pub generation: u32,
+    /// The round of its work.
+    pub round: u32,
+    /// The event that asked for it, in that round; `None` until it came in.
+    pub request: Option<EventId>,
     /// How it was asked for; `None` until that event came in.
     pub settings: Option<Settings>,
     /// The lane its work runs in.
@@ -82,9 +86,13 @@ impl Views {
         .await?;
         let row = |row: &PgRow| {
             let facts: GenerationFacts = state::json(row, "facts_text")?;
+            let (round, request) =
+                facts.requested.as_ref().map_or((0, None), |of| (of.round, Some(of.event_id)));
             let requested = facts.requested.map(|known| known.fact);
             Ok(GenerationRow {
                 generation: generation(row.try_get("generation")?)?,
+                round,
+                request,
                 lane: requested.as_ref().map(|requested| requested.lane),
                 activation: requested.as_ref().map(|requested| requested.activation),
                 settings: requested.map(|requested| requested.settings),

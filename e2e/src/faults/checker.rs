@@ -42,8 +42,8 @@ pub fn judge(recorded: &Recorded, observed: &Observed) -> Verdict {
     Verdict { violations, lost_drops, conflicts, done_twice }
 }
 
-/// I1: what was accepted is one complete recording; what was refused is none. A raw drop that Redis forgot again, and
-/// said so by going back in time, may be missing or stand still: the number of those is returned.
+/// I1: what was accepted is one complete recording; what was refused is none; nothing stands still. A raw drop that Redis
+/// forgot again, and said so by going back in time, may be missing: the number of those is returned.
 pub fn nothing_accepted_is_lost(
     recorded: &Recorded,
     observed: &Observed,
@@ -65,7 +65,7 @@ pub fn nothing_accepted_is_lost(
         if rows.iter().any(|row| row.standing.status == "complete") {
             continue;
         }
-        if *way == Way::Raw && recorded.lost_at(accepted_ms) {
+        if *way == Way::Raw && recorded.lost_at(accepted_ms) && rows.is_empty() {
             lost += 1;
             continue;
         }

@@ -157,6 +157,9 @@ struct Folder {
 
 const PREFIX: &str = "voiceforge-faults-";
 
+/// What is kept has another name: folders of runs that ended are removed by the next.
+const KEPT_PREFIX: &str = "voiceforge-kept-";
+
 impl Folder {
     fn make() -> Result<Folder> {
         remove_forgotten();
@@ -173,6 +176,13 @@ impl Drop for Folder {
     fn drop(&mut self) {
         if !self.kept {
             let _ = std::fs::remove_dir_all(&self.path);
+            return;
+        }
+        let name = self.path.file_name().and_then(|name| name.to_str()?.strip_prefix(PREFIX));
+        let to = self.path.with_file_name(format!("{KEPT_PREFIX}{}", name.unwrap_or("run")));
+        match std::fs::rename(&self.path, &to) {
+            Ok(()) => eprintln!("what the programs logged is kept in {}", to.display()),
+            Err(error) => eprintln!("what the programs logged is in {}: {error}", self.path.display()),
         }
     }
 }

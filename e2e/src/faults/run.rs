@@ -39,7 +39,7 @@ const CONNECTIONS_MORE: usize = 4;
 /// machine that others use too.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(240);
 
-/// Runs once. With violations, the folder of the deployment is kept and named in the report.
+/// Runs once. With violations, the folder of the deployment is kept and named.
 ///
 /// # Errors
 /// When the harness itself cannot go on.
@@ -48,9 +48,6 @@ pub async fn run(options: &Options) -> Result<Report> {
     let recorder = Arc::new(Recorder::new());
     let outcome = harm_and_judge(options, &deployment, &recorder).await;
     let kept = !outcome.as_ref().is_ok_and(Report::is_good);
-    if kept {
-        eprintln!("what the programs logged is kept in {}", deployment.folder().display());
-    }
     deployment.stop(kept).await;
     outcome
 }

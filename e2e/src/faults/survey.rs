@@ -58,6 +58,12 @@ pub async fn settle(
         if waiting > 0 {
             left.push(format!("{waiting} accepted recordings are not complete"));
         }
+        let rows =
+            "SELECT count(*) FROM read.recordings WHERE status IN ('queued', 'decoding', 'transcribing')";
+        let unfinished: i64 = sqlx::query_scalar(rows).fetch_one(&mut sql).await?;
+        if unfinished > 0 {
+            left.push(format!("{unfinished} recordings have no end"));
+        }
         if left.is_empty() || Instant::now() > until {
             return Ok(left);
         }

@@ -4,7 +4,6 @@
 //! manifest is still there. Handing a drop in twice is harmless: it names the same recording, whose admission finds
 //! itself done.
 
-use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
@@ -15,6 +14,7 @@ use service::store::{AudioStore, Key, StoreError};
 use streams::SharedLog;
 use views::Views;
 
+use crate::keeper::schedule::Schedule;
 use crate::metrics;
 
 /// Looks through the manifests of accepted drops.
@@ -22,11 +22,8 @@ pub struct Sweeper {
     log: SharedLog,
     views: Views,
     store: AudioStore,
-    schedule: Schedule,
+    schedule: Schedule<String>,
 }
-
-/// The longest pause between handing the same drop in.
-const PAUSE_MAX: Duration = Duration::from_secs(3600);
 
 /// An upload that is not finished after so long never will be.
 const UNFINISHED_AGE: Duration = Duration::from_secs(24 * 3600);
@@ -37,7 +34,7 @@ const PAGE: usize = 500;
 impl Sweeper {
     /// Makes a sweeper that waits `missing_after` before it hands a drop in again.
     pub fn new(log: SharedLog, views: Views, store: AudioStore, missing_after: Duration) -> Sweeper {
-        Sweeper { log, views, store, schedule: Schedule { missing_after, due: HashMap::new() } }
+        Sweeper { log, views, store, schedule: Schedule::new(missing_after) }
     }
 
     /// Goes through all manifests once.
@@ -62,7 +59,7 @@ impl Sweeper {
                 self.store.delete(&meta.key).await.context("remove an upload that was never accepted")?;
             }
         }
-        self.schedule.due.retain(|drop, _| drops.iter().any(|(waiting, _)| waiting == drop));
+        self.schedule.keep(|drop| drops.iter().any(|(waiting, _)| waiting == drop));
         let (mut again, mut finished) = (0, 0);
         for page in drops.chunks(PAGE) {
             let ids: Vec<String> = page.iter().map(|(drop, _)| drop.clone()).collect();
@@ -71,7 +68,7 @@ impl Sweeper {
                 if ended.contains_key(drop) || self.is_duplicate_of_ended(drop).await? {
                     self.forget(drop).await?;
                     finished += 1;
-                } else if self.schedule.is_due(drop, *since, SystemTime::now()) {
+                } else if self.schedule.is_due(drop.clone(), *since, SystemTime::now()) {
                     again += u64::from(self.hand_in_again(drop).await?);
                 }
             }
@@ -116,43 +113,5 @@ impl Sweeper {
             self.store.delete(&key).await.context("remove a finished drop")?;
         }
         Ok(())
-    }
-}
-
-/// When each unfinished drop is to be handed in again, and how long to wait after that.
-struct Schedule {
-    missing_after: Duration,
-    due: HashMap<String, (SystemTime, Duration)>,
-}
-
-impl Schedule {
-    /// Tells whether a drop that waits since `since` is to be handed in now; each time the next pause is longer.
-    fn is_due(&mut self, drop: &str, since: SystemTime, now: SystemTime) -> bool {
-        let first = (since + self.missing_after, self.missing_after);
-        let (due, pause) = self.due.entry(drop.to_owned()).or_insert(first);
-        if now < *due {
-            return false;
-        }
-        *pause = (*pause * 2).min(PAUSE_MAX);
-        *due = now + *pause;
-        true
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_missing_drop_is_handed_in_at_growing_pauses() {
-        let mut schedule = Schedule { missing_after: Duration::from_secs(60), due: HashMap::new() };
-        let since = SystemTime::UNIX_EPOCH;
-        let handed_in: Vec<u64> = (0..=100_000)
-            .step_by(30)
-            .filter(|&second| schedule.is_due("d", since, since + Duration::from_secs(second)))
-            .collect();
-        assert_eq!(handed_in[..6], [60, 180, 420, 900, 1860, 3780]);
-        let last = &handed_in[handed_in.len() - 2..];
-        assert_eq!(last[1] - last[0], 3600, "at least once an hour");
     }
 }

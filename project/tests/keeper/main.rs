@@ -2,4 +2,5 @@
 //! (`VOICEFORGE_TEST_POSTGRES`).
 
 mod runs;
+mod strays;
 mod world;

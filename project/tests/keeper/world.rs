@@ -19,8 +19,6 @@ pub struct World {
     pub views: Views,
     pub store: AudioStore,
     _folder: tempfile::TempDir,
-    /// Facts of each shard that are applied.
-    applied: [usize; SHARDS as usize],
 }
 
 /// Runs `test` in a world of its own.
@@ -42,7 +40,7 @@ pub fn with_world<F: Future<Output = ()> + Send + 'static>(test: impl FnOnce(Wor
         views.migrate(&Policies::default()).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let store = AudioStore::open(folder.path().to_str().unwrap()).unwrap();
-        let world = World { log: MemoryLog::new(SHARDS), views, store, _folder: folder, applied: [0; 2] };
+        let world = World { log: MemoryLog::new(SHARDS), views, store, _folder: folder };
         for (model, multilingual, languages) in
             [("tiny.en", false, &["en"][..]), ("base", true, &["en", "de"])]
         {
@@ -76,6 +74,13 @@ impl World {
 
     /// Puts recording `n` in, `minutes` long, complete, in `language`.
     pub async fn admit(&mut self, n: u32, minutes: u64, language: &str) -> RecordingId {
+        let recording = self.admit_only(n, minutes, language).await;
+        self.transcribe(n, 0, minutes, language, &["the quick brown fox", "and good bye"]).await;
+        recording
+    }
+
+    /// Puts recording `n` in, of which nobody has any work.
+    pub async fn admit_only(&mut self, n: u32, minutes: u64, language: &str) -> RecordingId {
         let recording = recording(n);
         let key = format!("default/{recording}");
         self.store.put_bytes(&Key::parse(&key).unwrap(), bytes::Bytes::from_static(b"RIFF")).await.unwrap();
@@ -108,7 +113,6 @@ impl World {
             metadata: Default::default(),
         };
         self.tell(n, 0, admitted).await;
-        self.transcribe(n, 0, minutes, language, &["the quick brown fox", "and good bye"]).await;
         recording
     }
 
@@ -151,6 +155,12 @@ impl World {
 
     /// Appends a fact about recording `n` and projects it.
     pub async fn tell(&mut self, n: u32, generation: u32, event: impl Into<Event>) {
+        self.say(n, generation, event).await;
+        self.project().await;
+    }
+
+    /// Appends a fact about recording `n`.
+    pub async fn say(&mut self, n: u32, generation: u32, event: impl Into<Event>) {
         let about = About {
             recording: recording(n),
             shard: recording(n).shard(SHARDS),
@@ -161,40 +171,49 @@ impl World {
         let facts = vec![streams::Message::fact(&envelope).unwrap()];
         let append = streams::Append { shard: about.shard, recording: about.recording, facts, work: None };
         self.log.append(&append).await.unwrap();
-        self.project().await;
     }
 
     /// Does what project does with every fact that is new.
     pub async fn project(&mut self) {
-        for (shard, applied) in (0..).map(Shard).zip(&mut self.applied) {
-            let source = Source::Log(shard);
-            let facts = self.log.entries(&source.key(), source);
-            let entries: Vec<Entry> = facts[*applied..]
-                .iter()
-                .map(|fact| {
-                    let seq = fact.text("seq").unwrap().parse().unwrap();
-                    Entry::read(shard, seq, fact.field("event").unwrap()).unwrap()
-                })
-                .collect();
-            *applied = facts.len();
-            self.views.apply(&entries).await.unwrap();
+        let (group, logs) =
+            ("project", (0..SHARDS).map(|shard| Source::Log(Shard(shard))).collect::<Vec<_>>());
+        self.log.ensure_groups(group, &logs).await.unwrap();
+        let mut reader = self.log.reader(group, "test").await.unwrap();
+        loop {
+            let facts = reader.read(&logs, 1_000, Duration::ZERO).await.unwrap();
+            if facts.is_empty() {
+                return;
+            }
+            for fact in facts {
+                let Source::Log(shard) = fact.source else { panic!("{:?}", fact.source) };
+                let seq = fact.text("seq").unwrap().parse().unwrap();
+                let entry = Entry::read(shard, seq, fact.field("event").unwrap()).unwrap();
+                self.views.apply(&[entry]).await.unwrap();
+                self.log.acknowledge(group, fact.source, &[fact.id]).await.unwrap();
+            }
         }
     }
 
     /// The requests that wait in the replay lane, as recording and generation, in order of recording.
     pub fn requested(&self) -> Vec<(u32, u32)> {
+        let requests = self.requests(Lane::Replay);
+        requests.into_iter().map(|(n, envelope)| (n, envelope.generation)).collect()
+    }
+
+    /// The requests that wait in a lane, in order of recording and generation.
+    pub fn requests(&self, lane: Lane) -> Vec<(u32, Envelope)> {
         let mut requested = Vec::new();
         for shard in (0..SHARDS).map(Shard) {
-            let source = Source::Queue(shard, Queue::Decode, Lane::Replay);
+            let source = Source::Queue(shard, Queue::Decode, lane);
             for entry in self.log.entries(&source.key(), source) {
                 let Ok(Decoded::Known(envelope)) = events::decode(entry.field("event").unwrap()) else {
                     panic!()
                 };
                 let n = (0..100).find(|&n| recording(n) == envelope.recording).unwrap();
-                requested.push((n, envelope.generation));
+                requested.push((n, *envelope));
             }
         }
-        requested.sort_unstable();
+        requested.sort_by_key(|(n, envelope)| (*n, envelope.generation));
         requested
     }
 

@@ -8,6 +8,7 @@ mod apply;
 mod concurrency;
 mod deletion;
 mod install;
+mod lines;
 mod queries;
 mod runs;
 mod timescale;
