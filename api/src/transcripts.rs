@@ -79,7 +79,8 @@ fn not_yet() -> Error {
 }
 
 fn no_transcript(status: Status, reason: &str) -> Error {
-    let message = format!("there is no transcript, the recording is {status}: {reason}");
+    let because = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+    let message = format!("there is no transcript, the recording is {status}{because}");
     Error::new(Kind::Conflict, "no_transcript", message).finally()
 }
 

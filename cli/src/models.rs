@@ -27,7 +27,7 @@ pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
     pub action: Action,
-    /// Folder of models (default: VOICEFORGE_MODELS, else ~/.local/share/voiceforge/models)
+    /// Folder of models (default: that of what runs in VOICEFORGE_DATA, else VOICEFORGE_MODELS, else ~/.local/share/voiceforge/models)
     #[arg(long, value_name = "DIR", global = true)]
     pub models: Option<PathBuf>,
 }
@@ -92,12 +92,20 @@ pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCo
     let mut folders = folders(arguments.models.as_deref(), config, &config.data);
     match arguments.action {
         Action::Pull { name, from, again } => {
-            let folder = folders.swap_remove(0);
+            // What runs in VOICEFORGE_DATA looks for models where it was told to.
+            let started = folders.len() > 1;
+            let folder = folders.pop().expect("there is the one of this machine");
             let progress = Progress::new();
             pull::pull(&pull::Order { name, from, again, folder }, config, &progress).await?;
+            if started {
+                progress.say(&format!(
+                    "what runs in {} knows it once it is started again",
+                    config.data.display()
+                ));
+            }
         }
         Action::Ls { json } => {
-            let known = folders.iter().position(|folder| folder.is_dir()).unwrap_or(0);
+            let known = folders.iter().rposition(|folder| folder.is_dir()).unwrap_or(0);
             list(folders.swap_remove(known), json).await?;
         }
     }

@@ -3,7 +3,7 @@
 use std::io;
 
 /// What an unsupported codec or container can be turned into, by whom.
-pub(crate) const REMEDY: &str = "install ffmpeg and enable it for the decode stage, or convert the file first, for example to flac or mp3";
+pub(crate) const REMEDY: &str = "install ffmpeg and enable it for the decode stage (`voiceforge up --ffmpeg auto`), or convert the file first, for example to flac or mp3";
 
 /// The reason a recording gave no audio. A file that breaks midway is not one of these: it ends with a
 /// [`Summary`](crate::Summary) that says where it was cut short.

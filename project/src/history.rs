@@ -211,12 +211,21 @@ impl History {
             }
             logged = seq;
         }
-        // A failover may have had the same event appended twice.
+        // A failover may have had the same event appended twice, and its work done twice: what was folded counts.
         let ids: Vec<EventId> = entries.iter().map(Entry::event_id).collect();
-        let places = self.views.archived_places(&ids).await?;
-        let was_given = |id: &EventId| places.get(id).is_some_and(|&(_, seq)| seq <= self.archived);
-        entries.retain(|entry| !was_given(&entry.event_id()) && !self.ahead.contains_key(&entry.event_id()));
-        self.ahead.extend(entries.iter().map(|entry| (entry.event_id(), entry.clone())));
+        let mut copies = self.views.archived_copies(&ids).await?;
+        let mut new = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let id = entry.event_id();
+            let copy = copies.remove(&id);
+            let was_given = copy.as_ref().is_some_and(|copy| copy.seq <= self.archived);
+            if !was_given && !self.ahead.contains_key(&id) {
+                let entry = copy.and_then(|copy| copy.entry).unwrap_or(entry);
+                self.ahead.insert(id, entry.clone());
+                new.push(entry);
+            }
+        }
+        let entries = new;
         self.logged = logged;
         Ok(Facts { entries, archived: self.archived, origin: Origin::Log })
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use events::{EventId, Shard};
+use events::{EventId, RecordingId, Shard};
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
@@ -66,29 +66,48 @@ impl Views {
             .await?;
         rows.iter().map(entry).collect()
     }
-}
 
-impl Views {}
-
-impl Views {
-    /// Returns which of the events are archived, with their places.
+    /// Returns which of the events are archived, and how.
     ///
     /// # Errors
-    /// What the database says.
-    pub async fn archived_places(
-        &self,
-        events: &[EventId],
-    ) -> Result<BTreeMap<EventId, (Shard, u64)>, Error> {
+    /// What the database says, and as [`archived`](Views::archived).
+    pub async fn archived_copies(&self, events: &[EventId]) -> Result<BTreeMap<EventId, Copy>, Error> {
         let ids: Vec<Uuid> = events.iter().map(|id| id.as_uuid()).collect();
-        let sql = "SELECT event_id, shard, seq FROM control.inbox WHERE event_id = ANY($1)";
-        let mut places = BTreeMap::new();
+        let sql = "SELECT i.event_id, i.shard, i.seq, e.event FROM control.inbox i \
+                   LEFT JOIN log.events e ON e.shard = i.shard AND e.seq = i.seq AND e.event_id = i.event_id \
+                   WHERE i.event_id = ANY($1)";
+        let mut copies = BTreeMap::new();
         for row in sqlx::query(sql).bind(ids).fetch_all(&self.pool).await? {
-            let shard = Shard(u16::try_from(row.try_get::<i32, _>("shard")?).unwrap_or_default());
+            let is_there = row.try_get::<Option<&str>, _>("event")?.is_some();
+            let entry = if is_there { Some(entry(&row)?) } else { None };
             let id: Uuid = row.try_get("event_id")?;
-            places.insert(id.into(), (shard, unsigned(row.try_get("seq")?)));
+            copies.insert(id.into(), Copy { seq: unsigned(row.try_get("seq")?), entry });
         }
-        Ok(places)
+        Ok(copies)
     }
+
+    /// Returns an archived event of a recording.
+    ///
+    /// # Errors
+    /// What the database says, and as [`archived`](Views::archived).
+    pub async fn archived_event(
+        &self,
+        recording: RecordingId,
+        event: EventId,
+    ) -> Result<Option<Entry>, Error> {
+        let sql = "SELECT event_id, shard, seq, event FROM log.events WHERE recording = $1 AND event_id = $2 LIMIT 1";
+        let query = sqlx::query(sql).bind(recording.as_uuid()).bind(event.as_uuid());
+        query.fetch_optional(&self.pool).await?.as_ref().map(entry).transpose()
+    }
+}
+
+/// An event in the archive.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Copy {
+    /// Its place in the log of its shard.
+    pub seq: u64,
+    /// The event as it was folded; `None` where it was erased.
+    pub entry: Option<Entry>,
 }
 
 /// Returns what is archived after `after`, whether or not something before it is missing; at most `limit` entries.

@@ -156,6 +156,8 @@ pub struct Run {
     pub all_requested: bool,
     /// Whether its generations are being activated.
     pub activating: bool,
+    /// How often it was activated.
+    pub activations: u64,
     /// When the first recording was looked at.
     pub started_at: Option<Timestamp>,
     /// When the last of its work ended.
@@ -418,7 +420,11 @@ impl Views {
     /// # Errors
     /// What the database says.
     pub async fn activate_run(&self, tenant: &Tenant, id: Uuid) -> Result<Option<Run>, Error> {
-        let sql = "UPDATE control.runs SET activating = true WHERE id = $1 AND tenant = $2 \
+        // Every part of the statement sees the run as it was: while it is being activated, nothing begins anew.
+        let sql = "WITH again AS (UPDATE control.run_recordings SET activated_at = NULL WHERE run = $1 AND EXISTS \
+                   (SELECT FROM control.runs WHERE id = $1 AND tenant = $2 AND NOT activating)) \
+                   UPDATE control.runs SET activating = true, activations = activations + (NOT activating)::int \
+                   WHERE id = $1 AND tenant = $2 \
                    RETURNING *, selection::text AS selection_text, wishes::text AS wishes_text";
         let row = sqlx::query(sql).bind(id).bind(tenant.as_str()).fetch_optional(&self.pool).await?;
         row.as_ref().map(run).transpose()
@@ -492,6 +498,7 @@ fn run(row: &PgRow) -> Result<Run, Error> {
         },
         all_requested: row.try_get("all_requested")?,
         activating: row.try_get("activating")?,
+        activations: unsigned(row.try_get("activations")?),
         started_at: time("started_at")?,
         ended_at: time("ended_at")?,
         cursor: cursor_at.zip(row.try_get("cursor_id")?),

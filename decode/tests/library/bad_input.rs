@@ -65,7 +65,7 @@ fn nothing_and_other_things() {
     check(
         b"#!AMR\n\x3c\x91\x17\x16\xbe",
         expect![
-            "unsupported_codec: AMR audio cannot be decoded here: install ffmpeg and enable it for the decode stage, or convert the file first, for example to flac or mp3"
+            "unsupported_codec: AMR audio cannot be decoded here: install ffmpeg and enable it for the decode stage (`voiceforge up --ffmpeg auto`), or convert the file first, for example to flac or mp3"
         ],
     );
 }

@@ -456,8 +456,8 @@ fn steady_port() -> Option<u16> {
 /// When it does not answer.
 pub async fn connect(url: &str) -> Result<MultiplexedConnection> {
     let limits = redis::AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(Duration::from_secs(2)))
-        .set_response_timeout(Some(Duration::from_secs(10)));
+        .set_connection_timeout(Some(Duration::from_secs(10)))
+        .set_response_timeout(Some(Duration::from_secs(60)));
     let client = redis::Client::open(url).context("read a Redis address")?;
     client.get_multiplexed_async_connection_with_config(&limits).await.context("connect to Redis")
 }

@@ -17,6 +17,7 @@ use service::store::{AudioStore, Key, StoreError};
 use streams::{Append, Appended, Message, ModelNote, Queue, SharedLog, Source};
 use tokio_util::sync::CancellationToken;
 use transcript::Status;
+use uuid::Uuid;
 use views::{Asked, RecordingRow, Run, RunState, Views};
 
 use crate::metrics;
@@ -281,7 +282,7 @@ impl Runs {
         }
         for asked in &asked {
             let event = GenerationCancelled { by: format!("run {}", run.id) };
-            let envelope = self.act(run, asked, event.into());
+            let envelope = self.act(run.id, run, asked, event.into());
             let fact = Message::fact(&envelope).context("write a cancellation")?;
             self.log
                 .cancel(envelope.shard, asked.recording, asked.generation, &fact)
@@ -300,7 +301,13 @@ impl Runs {
             self.views.end_activation(run.id).await.context("end an activation")?;
         }
         for asked in &asked {
-            let envelope = self.act(run, asked, GenerationActivated { by: format!("run {}", run.id) }.into());
+            let by = format!("run {}", run.id);
+            // The first act of a kind is named after the run alone, each later one is another.
+            let mut act = run.id;
+            if run.activations > 1 {
+                act = Uuid::new_v5(&act, &run.activations.to_be_bytes());
+            }
+            let envelope = self.act(act, run, asked, GenerationActivated { by }.into());
             let facts = vec![Message::fact(&envelope).context("write an activation")?];
             let append = Append { shard: envelope.shard, recording: asked.recording, facts, work: None };
             self.log.append(&append).await.context("activate a generation")?;
@@ -337,14 +344,14 @@ impl Runs {
         Ok(asked.len() as u64)
     }
 
-    fn act(&self, run: &Run, asked: &Asked, event: Event) -> Envelope {
+    fn act(&self, act: Uuid, run: &Run, asked: &Asked, event: Event) -> Envelope {
         let about = About {
             recording: asked.recording,
             shard: asked.recording.shard(self.log.shards()),
             tenant: run.tenant.clone(),
             submitted_at: asked.submitted_at,
         };
-        Envelope::of_act(run.id, &about, asked.generation, event)
+        Envelope::of_act(act, &about, asked.generation, event)
     }
 }
 

@@ -6,19 +6,19 @@
 //! of it moves and its shard's queues hold nothing as old. Its transcription is asked for again in the next round; one
 //! too many is harmless, as the higher round counts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use events::{
-    Activation, Audio, Cause, Envelope, Event, EventId, RecordingFailed, RecordingId, Shard,
-    TranscriptionRequested, now,
+    Activation, Cause, Envelope, Event, EventId, RecordingFailed, RecordingId, Shard, TranscriptionRequested,
+    now,
 };
 use jiff::{SignedDuration, Timestamp};
 use service::store::{AudioStore, Key, StoreError};
 use streams::{Append, Appended, Message, Queue, SharedLog, Source, Survey};
 use transcript::{State, Status};
-use views::{GenerationRow, RecordingRow, Views};
+use views::{Entry, GenerationRow, RecordingRow, Views};
 
 use crate::keeper::schedule::Schedule;
 use crate::metrics;
@@ -33,16 +33,17 @@ pub struct Strays {
     schedule: Schedule<RecordingId>,
 }
 
-/// Where a recording stood since when.
+/// Where a recording stood since when, and where its shard's log ended then.
 struct Look {
     state: State,
     since: Timestamp,
+    log_end: u64,
 }
 
 /// Unfinished recordings looked at in one round, the oldest first: they are at the head of their queues.
 const LOOKED_AT_MAX: u32 = 1_000;
 
-/// The stage of the failure where the audio is gone, too.
+/// Who gives up what cannot be begun again.
 const STAGE: &str = "keeper";
 
 impl Strays {
@@ -63,22 +64,30 @@ impl Strays {
     /// # Errors
     /// When the database, Redis or the audio store does not answer; the next look goes on.
     pub async fn look(&mut self) -> anyhow::Result<u64> {
+        // First, so that the rows know at least as much.
+        let mut archived = Vec::new();
+        for shard in (0..self.log.shards()).map(Shard) {
+            archived.push(self.views.archived_through(shard).await.context("read how far the archive is")?);
+        }
         let before = now() - SignedDuration::try_from(self.missing_after).unwrap_or_default();
         let mut rows = Vec::new();
         for status in [Status::Queued, Status::Decoding, Status::Transcribing] {
             let some = self.views.unfinished(status, before, LOOKED_AT_MAX).await;
             rows.extend(some.context("list unfinished recordings")?);
         }
-        let waits = |id: &RecordingId| rows.iter().any(|row| row.id == *id);
-        self.seen.retain(|id, _| waits(id));
-        self.schedule.keep(waits);
+        let waits: HashSet<RecordingId> = rows.iter().map(|row| row.id).collect();
+        self.seen.retain(|id, _| waits.contains(id));
+        self.schedule.keep(|id| waits.contains(id));
         if rows.is_empty() {
             return Ok(0);
         }
         let survey = self.log.survey().await.context("survey the streams")?;
         let mut ended = 0;
         for row in rows {
-            if self.is_stray(&row, &survey) && self.begin_again(&row).await? {
+            let shard = row.id.shard(self.log.shards());
+            if self.is_stray(&row, shard, archived[usize::from(shard.0)], &survey)
+                && self.begin_again(&row).await?
+            {
                 ended += 1;
             }
         }
@@ -87,56 +96,49 @@ impl Strays {
     }
 
     /// Tells whether nothing of a recording moves or waits, and it is time to say so.
-    fn is_stray(&mut self, row: &RecordingRow, survey: &Survey) -> bool {
-        let look = self.seen.entry(row.id).or_insert_with(|| Look { state: row.state.clone(), since: now() });
-        if look.state != row.state {
-            *look = Look { state: row.state.clone(), since: now() };
+    fn is_stray(&mut self, row: &RecordingRow, shard: Shard, archived: u64, survey: &Survey) -> bool {
+        let log_end = survey.logs.iter().find(|log| log.shard == shard).map_or(u64::MAX, |log| log.last_seq);
+        let look = || Look { state: row.state.clone(), since: now(), log_end };
+        let seen = self.seen.entry(row.id).or_insert_with(look);
+        if seen.state != row.state {
+            *seen = look();
         }
-        let shard = row.id.shard(self.log.shards());
-        is_past(survey, shard, look.since)
-            && self.schedule.is_due(row.id, SystemTime::from(look.since), SystemTime::now())
+        // What the log held when it was first seen like this, and still holds, is projected and changed nothing.
+        archived >= seen.log_end.min(log_end)
+            && queues_are_past(survey, shard, seen.since)
+            && self.schedule.is_due(row.id, SystemTime::from(seen.since), SystemTime::now())
     }
 
-    /// Asks for the transcription again, or ends it where the audio is gone, too; tells whether anybody wanted that.
+    /// Asks for the transcription again, or ends it where that cannot be; tells whether anybody wanted that.
     async fn begin_again(&self, row: &RecordingRow) -> anyhow::Result<bool> {
+        // Later generations are of a run, which makes sure of its requests itself.
+        if row.generation != Some(0) {
+            return Ok(false);
+        }
         let generations = self.views.generations(row.id).await.context("read a recording")?;
         let Some(first) = generations.into_iter().find(|generation| generation.generation == 0) else {
             return Ok(false);
         };
-        // Later generations are of a run, which makes sure of its requests itself.
-        let (Some(audio), Some(0)) = (&row.audio, row.generation) else { return Ok(false) };
-        let Some(append) = self.append(row, &first, audio).await? else { return Ok(false) };
+        let append = self.append(row, &first).await?;
         let appended = self.log.append(&append).await.context("begin a stray again")?;
         if appended == Appended::Done {
-            let round = first.round + 1;
-            tracing::warn!(recording = %row.id, round, "Redis had lost the work on it: begun again");
+            let again = append.work.is_some();
+            tracing::warn!(recording = %row.id, again, "Redis had lost the work on it");
         }
         Ok(appended == Appended::Done)
     }
 
-    async fn append(
-        &self,
-        row: &RecordingRow,
-        first: &GenerationRow,
-        audio: &Audio,
-    ) -> anyhow::Result<Option<Append>> {
-        let (Some(cause), Some(settings)) = (first.request, first.settings.clone()) else { return Ok(None) };
-        let key = Key::parse(&audio.key).context("name a recording's audio")?;
-        let is_there = match self.store.head(&key).await {
-            Ok(_) => true,
-            Err(StoreError::NotFound { .. }) => false,
-            Err(error) => return Err(error).context("look for a recording's audio"),
+    async fn append(&self, row: &RecordingRow, first: &GenerationRow) -> anyhow::Result<Append> {
+        let (trace, asked) = match first.request {
+            Some(id) => self.request(row.id, id).await?,
+            None => (None, None),
         };
-        let event: Event = if is_there {
-            let lane = first.lane.unwrap_or_default();
-            let activation = first.activation.unwrap_or(Activation::Auto);
-            let (name, audio) = (row.name.clone(), audio.clone());
-            TranscriptionRequested { name, audio, settings, lane, activation }.into()
-        } else {
-            let cause =
-                Cause::new("audio_gone", "its work was lost, and its audio is not in the store any more");
-            RecordingFailed { stage: STAGE.into(), cause, attempts: 1 }.into()
+        let event: Event = match asked {
+            Some(asked) if self.has_audio(&asked).await? => asked.into(),
+            Some(_) => failed("audio_gone", "its work was lost, and its audio is not in the store any more"),
+            None => failed("request_gone", "its work was lost, and what was asked for is not archived"),
         };
+        let cause = first.request.unwrap_or(row.id.as_uuid().into());
         let round = first.round + 1;
         let shard = row.id.shard(self.log.shards());
         let envelope = Envelope {
@@ -149,34 +151,63 @@ impl Strays {
             round,
             submitted_at: row.submitted_at,
             occurred_at: now(),
-            trace: None,
+            trace,
             causation_id: Some(cause),
             event,
         };
         let work = match &envelope.event {
-            Event::TranscriptionRequested(requested) => {
-                let queue = Source::Queue(shard, Queue::Decode, requested.lane);
-                let work = Message::work(&envelope, requested.audio.estimated_ms, 0);
+            Event::TranscriptionRequested(asked) => {
+                let queue = Source::Queue(shard, Queue::Decode, asked.lane);
+                let work = Message::work(&envelope, asked.audio.estimated_ms, 0);
                 Some((queue, work.context("write the work")?))
             }
             _ => None,
         };
         let facts = vec![Message::fact(&envelope).context("write the fact")?];
-        Ok(Some(Append { shard, recording: row.id, facts, work }))
+        Ok(Append { shard, recording: row.id, facts, work })
+    }
+
+    /// What was asked for, as the archive has it: the admission of a recording may be lost while its request is not.
+    async fn request(
+        &self,
+        recording: RecordingId,
+        id: EventId,
+    ) -> anyhow::Result<(Option<String>, Option<TranscriptionRequested>)> {
+        let entry = self.views.archived_event(recording, id).await.context("read what was asked for")?;
+        let Some(envelope) = entry.as_ref().and_then(Entry::envelope) else { return Ok((None, None)) };
+        let asked = match &envelope.event {
+            Event::TranscriptionRequested(asked) => Some(asked.clone()),
+            Event::RecordingAdmitted(admitted) => Some(TranscriptionRequested {
+                name: admitted.name.clone(),
+                audio: admitted.audio.clone(),
+                settings: admitted.settings.clone(),
+                lane: admitted.lane,
+                activation: Activation::Auto,
+            }),
+            _ => None,
+        };
+        Ok((envelope.trace.clone(), asked))
+    }
+
+    async fn has_audio(&self, asked: &TranscriptionRequested) -> anyhow::Result<bool> {
+        let key = Key::parse(&asked.audio.key).context("name a recording's audio")?;
+        match self.store.head(&key).await {
+            Ok(_) => Ok(true),
+            Err(StoreError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error).context("look for a recording's audio"),
+        }
     }
 }
 
-/// Tells whether everything that waited in a shard at `since` is done and projected.
-fn is_past(survey: &Survey, shard: Shard, since: Timestamp) -> bool {
-    let of_shard = |source: Source| matches!(source, Source::Queue(of, ..) if of == shard);
-    let queues_are_past = survey
-        .queues
-        .iter()
-        .filter(|queue| of_shard(queue.source))
-        .all(|queue| queue.backlog.entries == 0 || queue.oldest_at.is_some_and(|oldest| oldest > since));
-    let log = survey.logs.iter().find(|log| log.shard == shard);
-    let all_is_projected = log
-        .and_then(|log| log.groups.iter().find(|group| group.name == "project"))
-        .is_some_and(|group| group.pending == 0 && group.unread == 0);
-    queues_are_past && all_is_projected
+fn failed(code: &str, message: &str) -> Event {
+    RecordingFailed { stage: STAGE.into(), cause: Cause::new(code, message), attempts: 1 }.into()
+}
+
+/// Tells whether all work that waited in a shard at `since` is done.
+fn queues_are_past(survey: &Survey, shard: Shard, since: Timestamp) -> bool {
+    let of_shard =
+        survey.queues.iter().filter(|queue| matches!(queue.source, Source::Queue(of, ..) if of == shard));
+    of_shard
+        .into_iter()
+        .all(|queue| queue.backlog.entries == 0 || queue.oldest_at.is_some_and(|oldest| oldest > since))
 }

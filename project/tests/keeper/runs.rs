@@ -216,6 +216,15 @@ fn a_manual_run_is_seen_once_it_is_activated() {
         assert_eq!(row.generation, Some(1));
         assert_eq!(world.views.run_progress(run.id).await.unwrap().activated, 2);
         assert!(!world.run(&run).await.activating);
+        // Readers may have been led elsewhere since: it can be chosen again.
+        world.tell(1, 0, GenerationActivated { by: "somebody".into() }).await;
+        world.views.activate_run(&run.tenant, run.id).await.unwrap().unwrap();
+        world.views.activate_run(&run.tenant, run.id).await.unwrap().unwrap();
+        all_turns(&keeper).await;
+        world.project().await;
+        assert_eq!(world.told("GenerationActivated"), 2 + 1 + 2);
+        let row = world.views.recording(recording(1)).await.unwrap().unwrap();
+        assert_eq!(row.generation, Some(1));
     });
 }
 

@@ -79,6 +79,48 @@ fn where_the_audio_is_gone_too_it_fails_and_says_so() {
 }
 
 #[test]
+fn what_lost_its_admission_too_is_asked_for_by_its_request() {
+    with_world(|mut world| async move {
+        world.admit_only(1, 1, "en").await;
+        let like = world.views.recording(recording(1)).await.unwrap().unwrap();
+        let key = format!("default/{}", recording(2));
+        world.store.put_bytes(&Key::parse(&key).unwrap(), bytes::Bytes::from_static(b"RIFF")).await.unwrap();
+        let asked = TranscriptionRequested {
+            name: Some("2.wav".into()),
+            audio: Audio { key, ..like.audio.unwrap() },
+            settings: like.settings.unwrap(),
+            lane: Lane::Batch,
+            activation: Activation::Auto,
+        };
+        world.tell(2, 0, asked).await;
+        strays(&world).look().await.unwrap();
+        assert_eq!(rounds(&world), [(1, 1), (2, 1)]);
+    });
+}
+
+#[test]
+fn what_nobody_knows_how_to_do_fails_and_says_so() {
+    with_world(|mut world| async move {
+        let said = SegmentFailed {
+            channel: 0,
+            index: 0,
+            start_ms: 0,
+            end_ms: 1,
+            cause: Cause::new("any", "any"),
+            attempts: 1,
+        };
+        world.tell(1, 0, said).await;
+        assert_eq!(strays(&world).look().await.unwrap(), 1);
+        world.project().await;
+        let row = world.views.recording(recording(1)).await.unwrap().unwrap();
+        assert_eq!(
+            (row.state.status, row.state.reason.unwrap().code.as_str()),
+            (Status::Failed, "request_gone")
+        );
+    });
+}
+
+#[test]
 fn one_look_is_not_enough_before_the_time_is_over() {
     with_world(|mut world| async move {
         world.admit_only(1, 1, "en").await;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use events::{EventId, Shard};
+use events::{Envelope, EventId, Shard, now};
 use project::history::{Facts, History, HistoryError, Origin};
 use views::Entry;
 
@@ -86,6 +86,28 @@ fn an_event_that_was_appended_twice_is_given_once() {
         let (archive, log) = read_all(&mut history, &mut times).await;
         assert_eq!((archive.len(), log.len()), (3, 2), "the repeat is left out");
         assert_eq!((times[&event.event_id], times[&other.event_id]), (1, 1));
+    });
+}
+
+#[test]
+fn what_was_done_twice_is_given_as_it_was_folded() {
+    with_database(|db| async move {
+        let writer = Writer::new(1);
+        // Folded, before a failover took its place in the log from it; then done again, later and elsewhere.
+        let folded = Log { shard: Shard(0), seq: 49 }.envelope(1, 0, 0, said(0, 0, "one"));
+        db.apply(&[Entry::of(&folded).unwrap()]).await;
+        let again = Envelope { occurred_at: now(), ..folded.clone() };
+        let append = streams::Append {
+            shard: Shard(0),
+            recording: again.recording,
+            facts: vec![streams::Message::fact(&again).unwrap()],
+            work: None,
+        };
+        writer.log.append(&append).await.unwrap();
+        let mut history = History::new(db.views.clone(), writer.log.clone(), Shard(0), 0);
+        let facts = history.next(10).await.unwrap().unwrap();
+        let [given] = &facts.entries[..] else { panic!("{facts:?}") };
+        assert_eq!((facts.origin, given.envelope()), (Origin::Log, Some(&folded)));
     });
 }
 
