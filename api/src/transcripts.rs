@@ -3,7 +3,7 @@
 use events::{RecordingId, SegmentId};
 use jiff::Timestamp;
 use serde::Serialize;
-use transcript::{Format, Status};
+use transcript::{Format, Status, Transcript};
 use utoipa::ToSchema;
 use views::{Hit, PageKey, Search};
 use warp::http::StatusCode;
@@ -12,6 +12,7 @@ use warp::reply::Response;
 use crate::api::Api;
 use crate::call::Call;
 use crate::drops::{self, Found};
+use crate::keys::Caller;
 use crate::recordings::{PAGE_DEFAULT, PAGE_MAX};
 use crate::reply::{self, Error, ErrorBody, Kind};
 
@@ -41,20 +42,14 @@ pub async fn get(api: Api, id: String, call: Call) -> Result<Response, Error> {
     let format = params.parsed::<Format>("format").unwrap_or_default();
     let generation = params.number("generation", 0..=u32::MAX);
     params.finish()?;
-    let row = match drops::find(&api, &caller, &id).await? {
-        Found::Recording(row) => row,
-        Found::Queued { .. } => return Err(not_yet()),
-        Found::Rejected { cause, .. } => return Err(no_transcript(Status::Rejected, &cause.to_string())),
+    // Whoever asks by the recording's own id gets its transcript by one question; only where there is none, more are asked.
+    let by_id = match id.parse() {
+        Ok(recording) => api.views.tenants_transcript(&caller.tenant, recording, generation).await?,
+        Err(_) => None,
     };
-    let Some(transcript) = api.views.transcript(row.id, generation).await? else {
-        return Err(match generation {
-            Some(number) => Error::not_found(format!("generation {number} of recording {}", row.id)),
-            None if !row.state.status.is_final() => not_yet(),
-            None => {
-                let reason = row.state.reason.as_ref().map_or(String::new(), ToString::to_string);
-                no_transcript(row.state.status, &reason)
-            }
-        });
+    let transcript = match by_id {
+        Some(transcript) => transcript,
+        None => find(&api, &caller, &id, generation).await?,
     };
     // The document says itself what is missing; plain text and subtitles cannot.
     if format != Format::Json && transcript.status == Status::Failed && transcript.segments.is_empty() {
@@ -65,6 +60,24 @@ pub async fn get(api: Api, id: String, call: Call) -> Result<Response, Error> {
     let mut response = reply::text_as(StatusCode::OK, format.content_type(), text);
     reply::set_header(&mut response, "x-voiceforge-status", transcript.status.as_str());
     Ok(response)
+}
+
+/// Finds a transcript by the id of its recording or drop, or says why there is none.
+async fn find(api: &Api, caller: &Caller, id: &str, generation: Option<u32>) -> Result<Transcript, Error> {
+    let row = match drops::find(api, caller, id).await? {
+        Found::Recording(row) => row,
+        Found::Queued { .. } => return Err(not_yet()),
+        Found::Rejected { cause, .. } => return Err(no_transcript(Status::Rejected, &cause.to_string())),
+    };
+    let transcript = api.views.transcript(row.id, generation).await?;
+    transcript.ok_or_else(|| match generation {
+        Some(number) => Error::not_found(format!("generation {number} of recording {}", row.id)),
+        None if !row.state.status.is_final() => not_yet(),
+        None => {
+            let reason = row.state.reason.as_ref().map_or(String::new(), ToString::to_string);
+            no_transcript(row.state.status, &reason)
+        }
+    })
 }
 
 fn not_yet() -> Error {

@@ -48,7 +48,8 @@ impl Stage for Decode {
 /// What comes out of the decoding thread.
 enum Output {
     Part(Part),
-    End(Summary),
+    /// The recording ended; what working on it took, without the time that parts waited to be sent.
+    End(Summary, Duration),
     Failed(DecodeError),
 }
 
@@ -123,8 +124,8 @@ impl Decode {
         while let Some(output) = inbox.recv().await {
             let part = match output {
                 Output::Part(part) => part,
-                Output::End(summary) => {
-                    metrics::decoded(&summary, started.elapsed().as_secs_f64());
+                Output::End(summary, work) => {
+                    metrics::decoded(&summary, started.elapsed().as_secs_f64(), work.as_secs_f64());
                     tracing::info!(audio_ms = summary.audio_ms, segments = ?summary.segments,
                         codec = summary.info.codec, truncated_at_ms = summary.truncated_at_ms, "decoded");
                     let fact = delivery.envelope().follow(decoded(summary).into(), events::now());
@@ -210,6 +211,8 @@ fn decode(
     wanted: impl Fn() -> bool,
     mut send: impl FnMut(Output) -> bool,
 ) {
+    let mut since = Instant::now();
+    let mut work = Duration::ZERO;
     let opened = match serde_json::from_str::<Cursor>(cursor) {
         Ok(cursor) => Decoder::resume(reader, options, &cursor),
         Err(_) if cursor.is_empty() => Decoder::open(reader, options),
@@ -226,9 +229,14 @@ fn decode(
     while wanted() {
         let more = match decoder.step() {
             Ok(Step::Working) => true,
-            Ok(Step::Part(part)) => send(Output::Part(part)),
+            Ok(Step::Part(part)) => {
+                work += since.elapsed();
+                let more = send(Output::Part(part));
+                since = Instant::now();
+                more
+            }
             Ok(Step::End(summary)) => {
-                send(Output::End(summary));
+                send(Output::End(summary, work + since.elapsed()));
                 false
             }
             Err(error) => {

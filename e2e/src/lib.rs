@@ -5,11 +5,15 @@
 //!
 //! [`faults`] is a deployment in which things go wrong, over a [`proxy`] that makes lines bad; its tests are in
 //! `tests/faults/`.
+//!
+//! [`figures`] measures a whole deployment; [`talk`] makes up the facts of recordings for measurements.
 
 pub mod clips;
 pub mod faults;
+pub mod figures;
 pub mod pipeline;
 pub mod proxy;
+pub mod talk;
 
 pub use clips::{Clip, word_errors};
 pub use pipeline::Pipeline;

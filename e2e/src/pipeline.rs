@@ -176,7 +176,7 @@ fn folder(variable: &str) -> Option<PathBuf> {
     folder
 }
 
-fn open_to_others(folder: &std::path::Path) -> Result<()> {
+pub(crate) fn open_to_others(folder: &std::path::Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let permissions = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(folder, permissions).context("open the folder to the database's user")

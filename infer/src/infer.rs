@@ -188,9 +188,10 @@ impl Infer {
                 output = run(&engine, &pcm, &options).await?;
             }
         }
-        let infer_ms = started.elapsed().as_millis() as u64;
+        let took = started.elapsed();
+        let infer_ms = took.as_millis() as u64;
         let hottest = output.spans.iter().map(|span| span.temperature).fold(0.0, f32::max);
-        metrics::transcribed(&wanted.name, cut.end_ms - cut.start_ms, infer_ms, hottest);
+        metrics::transcribed(&wanted.name, cut.end_ms - cut.start_ms, took, hottest);
         tracing::debug!(infer_ms, spans = output.spans.len(), "transcribed");
         Ok(result(cut, output, infer_ms))
     }

@@ -1,13 +1,15 @@
 //! The numbers of inference. One function per fact.
 
+use std::time::Duration;
+
 use metrics::{counter, histogram};
 
-/// A segment of `audio_ms` was transcribed in `infer_ms`; the highest temperature it needed.
-pub fn transcribed(model: &str, audio_ms: u64, infer_ms: u64, temperature: f32) {
+/// A segment of `audio_ms` was transcribed; the time of the model, and the highest temperature it needed.
+pub fn transcribed(model: &str, audio_ms: u64, took: Duration, temperature: f32) {
     let model = model.to_owned();
     counter!("infer_segments_total", "outcome" => "transcribed").increment(1);
     counter!("infer_audio_ms_total", "model" => model.clone()).increment(audio_ms);
-    histogram!("infer_segment_seconds", "model" => model).record(infer_ms as f64 / 1000.0);
+    histogram!("infer_segment_seconds", "model" => model).record(took.as_secs_f64());
     if temperature > 0.0 {
         counter!("infer_fallbacks_total").increment(1);
     }

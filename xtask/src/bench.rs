@@ -1,9 +1,11 @@
 //! Measurements, each by name.
 
 mod accuracy;
+mod figures;
 mod first_transcript;
 mod hop;
 mod machine;
+mod page;
 mod read_side;
 mod replay_latency;
 
@@ -20,6 +22,9 @@ measurements:
                                        facts a second of a rebuild of the read side, and where the time goes
   cargo xtask bench first-transcript   time from a fresh clone to the demo's transcript, and of a second run
   cargo xtask bench hop                events a second through one stage, beside Celery; segments of speech
+  cargo xtask bench latency [N]        drop to readable transcript, less decoding and the model, over N drops each way
+  cargo xtask bench reads [N]          transcripts a second over HTTP, and the wait at half of that, in N rounds
+  cargo xtask bench memory [N]         memory of each program at rest, under load, and over N facts (a million)
   cargo xtask bench replay-latency     drop to transcript, alone and while recordings are transcribed again
 ";
 
@@ -35,6 +40,9 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
         ["rebuild", options @ ..] => read_side::rebuild(options),
         ["first-transcript"] => first_transcript::run(),
         ["hop"] => hop::run(),
+        ["latency", more @ ..] => figures::latency(more),
+        ["reads", more @ ..] => figures::reads(more),
+        ["memory", more @ ..] => figures::memory(more),
         ["replay-latency"] => replay_latency::run(),
         [other, ..] => bail!("there is no measurement `{other}`\n\n{HELP}"),
     }

@@ -11,7 +11,7 @@ use sqlx::postgres::PgPool;
 use sqlx::{Connection, PgConnection, Row};
 use uuid::Uuid;
 
-use crate::copy::Rows;
+use crate::copy::{self, Rows};
 use crate::database::Views;
 use crate::entry::Entry;
 use crate::erasures;
@@ -228,6 +228,9 @@ async fn insert_archive(connection: &mut PgConnection, fresh: &[&Entry]) -> Resu
     }
     let mut fresh = fresh.to_vec();
     fresh.sort_by_key(|entry| (At::new(entry.head.occurred_at), entry.head.event_id));
+    if fresh.len() <= copy::FEW {
+        return insert_few(connection, &fresh).await;
+    }
     let mut rows = Rows::new(12);
     for entry in fresh {
         let head = &entry.head;
@@ -248,6 +251,31 @@ async fn insert_archive(connection: &mut PgConnection, fresh: &[&Entry]) -> Resu
     let statement = "COPY log.events (occurred_at, event_id, type, version, shard, seq, recording, tenant, generation, \
                      round, submitted_at, event) FROM STDIN BINARY";
     rows.send(connection, statement).await
+}
+
+async fn insert_few(connection: &mut PgConnection, fresh: &[&Entry]) -> Result<(), Error> {
+    let heads = || fresh.iter().map(|entry| &entry.head);
+    sqlx::query(
+        "INSERT INTO log.events (occurred_at, event_id, type, version, shard, seq, recording, tenant, generation, round, \
+         submitted_at, event) \
+         SELECT * FROM unnest($1::timestamptz[], $2::uuid[], $3::text[], $4::bigint[], $5::int[], $6::bigint[], $7::uuid[], \
+         $8::text[], $9::bigint[], $10::bigint[], $11::timestamptz[], $12::text[])",
+    )
+    .bind(heads().map(|head| At::new(head.occurred_at)).collect::<Vec<_>>())
+    .bind(heads().map(|head| head.event_id.as_uuid()).collect::<Vec<_>>())
+    .bind(heads().map(|head| head.kind.as_str()).collect::<Vec<_>>())
+    .bind(heads().map(|head| i64::from(head.version)).collect::<Vec<_>>())
+    .bind(heads().map(|head| i32::from(head.shard)).collect::<Vec<_>>())
+    .bind(heads().map(|head| head.seq).collect::<Vec<_>>())
+    .bind(heads().map(|head| head.recording.as_uuid()).collect::<Vec<_>>())
+    .bind(heads().map(|head| head.tenant.as_str()).collect::<Vec<_>>())
+    .bind(heads().map(|head| i64::from(head.generation)).collect::<Vec<_>>())
+    .bind(heads().map(|head| i64::from(head.round)).collect::<Vec<_>>())
+    .bind(heads().map(|head| At::new(head.submitted_at)).collect::<Vec<_>>())
+    .bind(fresh.iter().map(|entry| &*entry.json).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// Notes the seqs of the batch as seen, and returns those that another event had already.

@@ -9,12 +9,13 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 use crate::error::Error;
 use crate::limited::LimitedPool;
+use crate::lookup::Lookups;
 use crate::watch::Notifier;
 
 /// How to connect.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Connections at most, besides the one that listens.
+    /// Connections at most, besides the one that listens and four for questions by key.
     pub max_connections: u32,
     /// The server ends a statement after this time.
     pub statement_timeout: Duration,
@@ -46,6 +47,7 @@ impl Default for Options {
 pub struct Views {
     pub(crate) pool: LimitedPool,
     pub(crate) connect: Arc<PgConnectOptions>,
+    pub(crate) lookups: Arc<Lookups>,
     pub(crate) notifier: Arc<Notifier>,
 }
 
@@ -84,7 +86,8 @@ impl Views {
         let pool = LimitedPool::new(pool, options.statement_timeout);
         let notifier =
             Notifier::new(PgPoolOptions::new().max_connections(1).connect_lazy_with(connect.clone()));
-        let views = Views { pool, connect: Arc::new(connect), notifier: Arc::new(notifier) };
+        let lookups = Arc::new(Lookups::new(&connect, options));
+        let views = Views { pool, connect: Arc::new(connect), lookups, notifier: Arc::new(notifier) };
         views.ping().await?;
         Ok(views)
     }
@@ -101,6 +104,7 @@ impl Views {
     /// Ends all connections, after the statements in hand.
     pub async fn close(&self) {
         self.notifier.close().await;
+        self.lookups.close().await;
         self.pool.close().await;
     }
 }

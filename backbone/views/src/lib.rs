@@ -30,6 +30,7 @@ mod fold;
 pub mod install;
 pub mod keys;
 mod limited;
+mod lookup;
 pub mod metrics;
 pub mod page;
 pub mod progress;

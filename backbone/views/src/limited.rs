@@ -21,7 +21,13 @@ pub(crate) struct LimitedPool {
 }
 
 /// How much longer an answer may take than the server's own limit.
-const MARGIN: Duration = Duration::from_secs(5);
+pub(crate) const MARGIN: Duration = Duration::from_secs(5);
+
+/// The error of a server that said nothing for so long.
+pub(crate) fn no_answer_within(limit: Duration) -> sqlx::Error {
+    let what = format!("no answer within {} s", limit.as_secs());
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, what))
+}
 
 impl LimitedPool {
     /// Limits a pool whose server ends a statement after `statement_timeout`.
@@ -35,10 +41,7 @@ impl LimitedPool {
     ) -> Result<T, sqlx::Error> {
         let mut session = Session::open(&self.pool).await?;
         let answer = tokio::time::timeout(self.limit, question(session.connection())).await;
-        let answer = answer.unwrap_or_else(|_| {
-            let what = format!("no answer within {} s", self.limit.as_secs());
-            Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, what)))
-        });
+        let answer = answer.unwrap_or_else(|_| Err(no_answer_within(self.limit)));
         if matches!(answer, Ok(_) | Err(sqlx::Error::Database(_))) {
             session.close();
         }

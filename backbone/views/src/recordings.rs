@@ -67,8 +67,8 @@ impl Views {
     /// What the database says.
     pub async fn recording(&self, id: RecordingId) -> Result<Option<RecordingRow>, Error> {
         let sql = "SELECT *, facts::text AS facts_text FROM read.recordings WHERE id = $1";
-        let row = sqlx::query(sql).bind(id.as_uuid()).fetch_optional(&self.pool).await?;
-        row.as_ref().map(recording).transpose()
+        let rows = self.lookups.ask(sql, |query| query.bind(id.as_uuid())).await?;
+        rows.first().map(recording).transpose()
     }
 
     /// Returns the recording that a drop became.

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use transcript::{Outcome, Segment};
 use uuid::Uuid;
 
-use crate::copy::Rows;
+use crate::copy::{self, Rows};
 use crate::error::Error;
 use crate::fold::{SegmentKey, Touched, to_json};
 use crate::schema::Schema;
@@ -20,6 +20,9 @@ pub(crate) async fn write(
     recordings: &BTreeMap<RecordingId, Touched>,
     segments: BTreeMap<SegmentKey, Segment>,
 ) -> Result<(), Error> {
+    if segments.len() <= copy::FEW {
+        return upsert(connection, schema, recordings, &segments).await;
+    }
     let there = find(connection, schema, recordings, &segments).await?;
     let (again, new): (BTreeMap<_, _>, BTreeMap<_, _>) =
         segments.into_iter().partition(|(key, _)| there.contains(key));

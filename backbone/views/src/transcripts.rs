@@ -1,6 +1,6 @@
 //! Transcripts: the segments of a recording in one generation, and the list of its generations.
 
-use events::{Activation, Cause, EventId, Lane, RecordingId, Settings, Span};
+use events::{Activation, Cause, EventId, Lane, RecordingId, Settings, Span, Tenant};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use transcript::{GenerationFacts, Outcome, RecordingFacts, Segment, State, Transcript};
@@ -31,6 +31,21 @@ pub struct GenerationRow {
     pub state: State,
 }
 
+/// One statement: what it says of the transcription and its segments are of one moment. What is known of both besides
+/// the segments is large, so it stands in the first row alone.
+const TRANSCRIPT: &str = "SELECT x.*, CASE WHEN coalesce(x.place, 1) = 1 THEN t.facts::text END AS facts_text, \
+     CASE WHEN coalesce(x.place, 1) = 1 THEN r.facts::text END AS about, t.generation, t.status, t.reason_code, t.reason, t.audio_ms, \
+     t.decoded_ms, t.transcribed_ms, t.segments, t.transcribed_segments, t.failed_segments, t.language, t.completed_at \
+     FROM read.recordings r \
+     JOIN read.transcripts t ON t.submitted_at = r.submitted_at AND t.recording = r.id \
+     AND t.generation = coalesce($2, r.generation) \
+     LEFT JOIN LATERAL (SELECT row_number() OVER (ORDER BY s.channel, s.index) AS place, s.channel, s.index, \
+     s.round AS segment_round, s.event_id, s.occurred_at, s.start_ms, s.end_ms, s.language AS segment_language, s.text, \
+     s.spans, s.model AS segment_model, s.infer_ms, s.cause_code, s.cause_message, s.attempts \
+     FROM read.segments s WHERE s.submitted_at = r.submitted_at AND s.recording = r.id \
+     AND s.generation = t.generation) x ON true \
+     WHERE r.id = $1 AND ($3::text IS NULL OR r.tenant = $3) ORDER BY x.place";
+
 impl Views {
     /// Returns the transcript of a recording in `generation`, or in the one that readers see, as far as it is there.
     /// `None` where there is no such recording or generation, or the recording is gone.
@@ -42,27 +57,41 @@ impl Views {
         recording: RecordingId,
         generation: Option<u32>,
     ) -> Result<Option<Transcript>, Error> {
-        // One statement: what it says of the transcription and its segments are of one moment.
-        let rows = sqlx::query(
-            "SELECT t.*, t.facts::text AS facts_text, r.facts::text AS about, s.channel, s.index, s.round AS segment_round, \
-             s.event_id, s.occurred_at, s.start_ms, s.end_ms, s.language AS segment_language, s.text, \
-             s.spans, s.model AS segment_model, s.infer_ms, s.cause_code, s.cause_message, s.attempts \
-             FROM read.recordings r \
-             JOIN read.transcripts t ON t.submitted_at = r.submitted_at AND t.recording = r.id \
-             AND t.generation = coalesce($2, r.generation) \
-             LEFT JOIN read.segments s ON s.submitted_at = r.submitted_at AND s.recording = r.id \
-             AND s.generation = t.generation \
-             WHERE r.id = $1 ORDER BY s.channel, s.index",
-        )
-        .bind(recording.as_uuid())
-        .bind(generation.map(i64::from))
-        .fetch_all(&self.pool)
-        .await?;
+        self.transcript_of(recording, generation, None).await
+    }
+
+    /// The same, of a recording of `tenant` alone.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn tenants_transcript(
+        &self,
+        tenant: &Tenant,
+        recording: RecordingId,
+        generation: Option<u32>,
+    ) -> Result<Option<Transcript>, Error> {
+        self.transcript_of(recording, generation, Some(tenant)).await
+    }
+
+    async fn transcript_of(
+        &self,
+        recording: RecordingId,
+        generation: Option<u32>,
+        tenant: Option<&Tenant>,
+    ) -> Result<Option<Transcript>, Error> {
+        let tenant = tenant.map(Tenant::as_str);
+        let rows = self
+            .lookups
+            .ask(TRANSCRIPT, |query| {
+                let query = query.bind(recording.as_uuid()).bind(generation.map(i64::from));
+                query.bind(tenant.map(str::to_owned))
+            })
+            .await?;
         let Some(first) = rows.first() else { return Ok(None) };
         let about: RecordingFacts = state::json(first, "about")?;
         let facts: GenerationFacts = state::json(first, "facts_text")?;
         let number = self::generation(first.try_get("generation")?)?;
-        let mut segments = Vec::new();
+        let mut segments = Vec::with_capacity(rows.len());
         for row in &rows {
             let belongs =
                 |segment: &Segment| u64::from(segment.index) < facts.segments_below(segment.channel);

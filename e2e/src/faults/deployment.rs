@@ -29,8 +29,8 @@ pub const SEGMENTS_IN_HAND: u64 = 4;
 pub const SHARDS: u16 = 2;
 /// The lease of workers: short, so that many can be lost in a short time.
 pub const LEASE: Duration = Duration::from_secs(3);
-/// Sessions of PostgreSQL that projectors, keeper and API have at most: 8 and a listener each.
-pub const SESSIONS_MAX: usize = 36;
+/// Sessions of PostgreSQL that projectors, keeper and API have at most: 8, 4 for questions by key, and a listener each.
+pub const SESSIONS_MAX: usize = 52;
 /// The longest segment on the rt lane: short, so that short recordings have several.
 pub const RT_SEGMENT_MS: u32 = 5_000;
 

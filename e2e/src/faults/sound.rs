@@ -1,6 +1,7 @@
 //! Recordings whose text is known beforehand: clips of speech, each copy made its own by noise in the lowest bit.
 
 use std::io::Cursor;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -36,8 +37,13 @@ impl Voices {
 
     /// Makes a WAV file of 2 to 12 s that no other is like.
     pub fn make(&self, random: &mut StdRng) -> Vec<u8> {
+        self.make_of(random, 2..=12)
+    }
+
+    /// Makes a WAV file of so many seconds that no other is like.
+    pub fn make_of(&self, random: &mut StdRng, seconds: RangeInclusive<usize>) -> Vec<u8> {
         let voice = &self.0[random.random_range(0..self.0.len())];
-        let length = (16_000 * random.random_range(2..=12)).min(voice.len());
+        let length = (16_000 * random.random_range(seconds)).min(voice.len());
         let from = random.random_range(0..=voice.len() - length);
         let mut samples = voice[from..from + length].to_vec();
         for sample in &mut samples {

@@ -8,10 +8,9 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use servers::{Redis, redis};
 
-use super::machine;
+use super::{machine, page};
 use crate::{cargo, say, setup};
 
-const PAGE: &str = "docs/benchmarks/hop.md";
 const ROUNDS: usize = 5;
 const EVENTS: u32 = 100_000;
 const TASKS: u32 = 10_000;
@@ -58,10 +57,8 @@ pub fn run() -> Result<ExitCode> {
         machine::version_of(Command::new(&server).arg("--version")),
         machine::version_of(Command::new(&python).args(["-m", "celery", "--version"]))
     );
-    let page = page(&machine, &versions, &rows);
-    print!("{page}");
-    write(&page)?;
-    Ok(ExitCode::SUCCESS)
+    let page = text(&machine, &versions, &rows);
+    page::write("hop.md", &page)
 }
 
 /// Runs a program some rounds, each on a fresh server with the settings of `voiceforge up`.
@@ -102,7 +99,7 @@ fn measure(flow: &str, server: &Path, program: impl Fn(&str) -> Command) -> Resu
     Ok(rounds)
 }
 
-fn page(machine: &str, versions: &str, rows: &[(&str, Vec<Round>)]) -> String {
+fn text(machine: &str, versions: &str, rows: &[(&str, Vec<Round>)]) -> String {
     let rate = |flow: &str| {
         rows.iter()
             .find(|(name, _)| *name == flow)
@@ -157,12 +154,4 @@ fn median(rounds: &[Round], of: impl Fn(&Round) -> f64) -> f64 {
     let mut values: Vec<f64> = rounds.iter().map(of).collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(0.0)
-}
-
-fn write(page: &str) -> Result<()> {
-    // What people add below the figures stays.
-    let kept = std::fs::read_to_string(PAGE).unwrap_or_default();
-    let notes = kept.find("\n## Notes").map_or("", |at| &kept[at..]);
-    std::fs::create_dir_all("docs/benchmarks").context("make the folder of figures")?;
-    std::fs::write(PAGE, format!("{page}{notes}")).context("write the figures")
 }

@@ -1,13 +1,12 @@
 //! The read side: how fast facts are folded live, and how fast all of them are folded again.
 
 use std::fmt::Write;
-use std::path::Path;
 use std::process::{ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::machine;
+use super::{machine, page};
 use crate::services::Services;
 use crate::{cargo, say, setup, stop};
 
@@ -42,7 +41,7 @@ pub fn projection(options: &[&str]) -> Result<ExitCode> {
          same code\nworks there, and how much slower that build is, not how fast a TimescaleDB server is.\n",
         machine,
     );
-    write("projection.md", &text)
+    page::write("projection.md", &text)
 }
 
 /// Measures a rebuild.
@@ -71,7 +70,7 @@ pub fn rebuild(options: &[&str]) -> Result<ExitCode> {
     writeln!(text, "| **folded and indexed** | {folded:.1} | **{:.0}** | |", count / folded.max(0.001))?;
     writeln!(text, "| all, compared and switched | {all:.1} | {:.0} | |", count / all.max(0.001))?;
     writeln!(text, "\nServer: {}. {count:.0} facts.", report["server"].as_str().unwrap_or_default())?;
-    write("rebuild.md", &text)
+    page::write("rebuild.md", &text)
 }
 
 fn events(options: &[&str], default: u32) -> Result<u32> {
@@ -121,14 +120,4 @@ fn row(report: &Value, target: f64) -> Result<String> {
 fn processor(seconds: &Value, events: f64) -> String {
     let us = |at: usize| seconds[at].as_f64().unwrap_or_default() * 1e6 / events;
     format!("{:.0} us, {:.0} us", us(0), us(1))
-}
-
-fn write(name: &str, text: &str) -> Result<ExitCode> {
-    let folder = Path::new("docs/benchmarks");
-    std::fs::create_dir_all(folder).context("make docs/benchmarks")?;
-    let file = folder.join(name);
-    std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
-    print!("{text}");
-    say::note(format_args!("written to {}", file.display()));
-    Ok(ExitCode::SUCCESS)
 }

@@ -77,6 +77,35 @@ pub async fn same_as_fold(db: &Database, events: &[Envelope], seed: u64) {
 }
 
 #[test]
+fn many_rows_at_once_are_the_rows_of_many_small_batches() {
+    with_database(|db| async move {
+        let mut log = Log::new(0);
+        let mut first: Vec<Entry> = (0..80).flat_map(|n| log.whole(n, &["One.", "Two."])).collect();
+        let better = |n| Entry::of(&log.envelope(n, 0, 1, said(0, 1, "Better."))).unwrap();
+        let second: Vec<Entry> = (0..80).map(better).collect();
+        // Half of them stand in the tables when the others come.
+        let rest = first.split_off(160);
+        let mut dumps = Vec::new();
+        for few in [false, true] {
+            for batch in [&first, &[rest.clone(), second.clone()].concat()] {
+                for part in batch.chunks(if few { 7 } else { batch.len() }) {
+                    db.apply(part).await;
+                }
+            }
+            let archive = "SELECT string_agg(e::text, ' ' ORDER BY shard, seq) FROM log.events e";
+            let mut connection = db.connection().await;
+            let (archive,): (String,) = sqlx::query_as(archive).fetch_one(&mut connection).await.unwrap();
+            dumps.push(db.dump().await + &archive);
+            let tables = "TRUNCATE read_v1.recordings, read_v1.transcripts, read_v1.segments, log.events, control.inbox, \
+                          control.checkpoints";
+            sqlx::raw_sql(tables).execute(&mut connection).await.unwrap();
+        }
+        assert!(dumps[0].contains("Better."));
+        assert_eq!(dumps[0], dumps[1]);
+    });
+}
+
+#[test]
 fn any_order_gives_the_rows_of_the_pure_fold() {
     with_database(|db| async move {
         let mut connection = db.connection().await;

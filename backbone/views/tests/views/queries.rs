@@ -238,3 +238,35 @@ fn what_is_not_there_is_none() {
         assert_eq!((queued.status, queued.segments.len()), (Status::Queued, 0));
     });
 }
+
+#[test]
+fn a_transcript_is_its_tenants_alone() {
+    with_database(|db| async move {
+        db.apply(&Log::new(0).whole(2, &["Hi."])).await;
+        let of =
+            async |tenant: Tenant| db.views.tenants_transcript(&tenant, recording(2), None).await.unwrap();
+        assert_eq!(of(Tenant::default()).await, db.views.transcript(recording(2), None).await.unwrap());
+        assert_eq!(of("other".parse().unwrap()).await, None);
+    });
+}
+
+#[test]
+fn questions_outlive_their_connections() {
+    with_database(|db| async move {
+        db.apply(&Log::new(0).whole(2, &["Hi."])).await;
+        for _ in 0..3 {
+            let asked = (0..8).map(|_| {
+                let views = db.views.clone();
+                tokio::spawn(async move { views.transcript(recording(2), None).await })
+            });
+            for answer in asked.collect::<Vec<_>>() {
+                assert_eq!(answer.await.unwrap().unwrap().unwrap().text(), "Hi.");
+            }
+            // As a server does that restarts: at once, while they are fresh.
+            let sql = "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity \
+                       WHERE datname = current_database() AND pid <> pg_backend_pid()";
+            let (ended,): (i64,) = sqlx::query_as(sql).fetch_one(&mut db.connection().await).await.unwrap();
+            assert!(ended > 1, "{ended} connections were ended");
+        }
+    });
+}

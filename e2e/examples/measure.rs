@@ -12,13 +12,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use events::*;
-use jiff::Timestamp;
+use e2e::figures::processes;
+use e2e::talk::{Shape, Talk};
+use events::Shard;
 use project::project::Project;
 use project::reproject::{self, Progress};
-use rand::rngs::StdRng;
-use rand::seq::IndexedRandom;
-use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use streams::memory::MemoryLog;
@@ -28,6 +26,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use views::{Entry, Policies, Views};
+
+const SHAPE: Shape = Shape { segments: 20, words: 75, shards: 4 };
 
 struct Arguments {
     rebuild: bool,
@@ -110,8 +110,8 @@ type Report = BTreeMap<&'static str, Value>;
 
 /// Has the project stage fold and archive a log that is full.
 async fn project(views: &Views, arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
-    let log: SharedLog = Arc::new(MemoryLog::new(SHARDS));
-    let (mut talk, mut events, mut bytes) = (Talk::new(), 0, 0);
+    let log: SharedLog = Arc::new(MemoryLog::new(SHAPE.shards));
+    let (mut talk, mut events, mut bytes) = (Talk::new(SHAPE), 0, 0);
     while events < arguments.events {
         for envelope in talk.recording() {
             let fact = Message::fact(&envelope)?;
@@ -131,7 +131,7 @@ async fn project(views: &Views, arguments: &Arguments, report: &mut Report) -> a
     let (begun, before) = (Instant::now(), Spent::now(arguments.server));
     let running =
         tokio::spawn(streams::stage::run(log, stage, Options::new("project", Inlet::Facts), stop.clone()));
-    for (shard, &seqs) in (0..).zip(&talk.seqs) {
+    for (shard, &seqs) in (0..).zip(talk.seqs()) {
         while views.archived_through(Shard(shard)).await? < seqs {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -147,7 +147,7 @@ async fn project(views: &Views, arguments: &Arguments, report: &mut Report) -> a
 
 /// Fills the archive, and has all of it folded again.
 async fn rebuild(views: &Views, arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
-    let (mut talk, mut events) = (Talk::new(), 0);
+    let (mut talk, mut events) = (Talk::new(SHAPE), 0);
     let mut filling = tokio::task::JoinSet::new();
     while events < arguments.events {
         let mut batch = Vec::new();
@@ -168,7 +168,7 @@ async fn rebuild(views: &Views, arguments: &Arguments, report: &mut Report) -> a
     while let Some(filled) = filling.join_next().await {
         filled??;
     }
-    let log: SharedLog = Arc::new(MemoryLog::new(SHARDS));
+    let log: SharedLog = Arc::new(MemoryLog::new(SHAPE.shards));
     let (tell, mut progress) = watch::channel(Progress::default());
     let server = arguments.server;
     let steps = tokio::spawn(async move {
@@ -195,187 +195,23 @@ async fn rebuild(views: &Views, arguments: &Arguments, report: &mut Report) -> a
     Ok(())
 }
 
-/// Processor time in clock ticks: on a machine that does other things too it says more than the clock.
+/// Processor time in seconds: on a machine that does other things too it says more than the clock.
 #[derive(Clone, Copy)]
 struct Spent {
-    client: u64,
-    server: u64,
+    client: f64,
+    server: f64,
 }
 
 impl Spent {
     fn now(server: Option<u32>) -> Spent {
-        let numbers = |stat: &str| -> Vec<u64> {
-            // The name, in brackets, may hold anything.
-            let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-            rest.split_whitespace().map(|number| number.parse().unwrap_or(0)).collect()
-        };
-        // From the parent's number on: utime, stime, and both of the children that ended.
-        let spent = |numbers: &[u64]| numbers.get(11..15).map_or(0, |times| times.iter().sum());
-        let own = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        let mut sum = 0;
-        let processes = server.and_then(|_| std::fs::read_dir("/proc").ok()).into_iter().flatten().flatten();
-        for process in processes {
-            let stat = numbers(&std::fs::read_to_string(process.path().join("stat")).unwrap_or_default());
-            let id = process.file_name().to_str().and_then(|name| name.parse().ok());
-            let parent = stat.get(1).and_then(|&parent| u32::try_from(parent).ok());
-            if server.is_some() && (id == server || parent == server) {
-                sum += spent(&stat);
-            }
+        Spent {
+            client: processes::spent_s(std::process::id()),
+            server: server.map_or(0.0, processes::spent_with_children_s),
         }
-        Spent { client: spent(&numbers(&own)), server: sum }
     }
 
     /// Seconds of client and server.
     fn since(self, before: Spent) -> Value {
-        let seconds = |now: u64, then: u64| now.saturating_sub(then) as f64 / 100.0;
-        json!([seconds(self.client, before.client), seconds(self.server, before.server)])
+        json!([self.client - before.client, self.server - before.server])
     }
-}
-
-/// Makes recordings out of made-up words that are as frequent as words are.
-struct Talk {
-    random: StdRng,
-    words: Vec<String>,
-    recordings: u32,
-    seqs: [u64; SHARDS as usize],
-}
-
-const SHARDS: u16 = 4;
-const SEGMENTS: u32 = 20;
-const WORDS: usize = 75;
-
-impl Talk {
-    fn new() -> Talk {
-        let mut random = StdRng::seed_from_u64(7);
-        let syllables = [
-            "ba", "ce", "di", "fo", "gu", "ha", "je", "ki", "lo", "mu", "na", "pe", "qui", "ro", "su", "ta",
-            "ve", "wi", "zen", "ing", "ment", "tion", "ler", "den",
-        ];
-        let mut word = || -> String {
-            (0..random.random_range(1..=4)).filter_map(|_| syllables.choose(&mut random).copied()).collect()
-        };
-        let words = (0..20_000).map(|_| word()).collect();
-        Talk { random, words, recordings: 0, seqs: [0; SHARDS as usize] }
-    }
-
-    /// A word: the nth is chosen about 1/n as often as the first.
-    fn word(&mut self) -> String {
-        let share: f64 = self.random.random();
-        let at = (self.words.len() as f64).powf(share) as usize - 1;
-        self.words[at.min(self.words.len() - 1)].clone()
-    }
-
-    fn recording(&mut self) -> Vec<Envelope> {
-        self.recordings += 1;
-        let id =
-            Uuid::from_u128(self.random.random::<u128>() & !(0xf << 76) | (8 << 76) & !(3 << 62) | (2 << 62));
-        let submitted_at = at(i64::from(self.recordings) * 2_000);
-        let audio = Audio {
-            key: format!("default/{id}"),
-            bytes: 9_600_000,
-            sha256: "c0de".repeat(16),
-            container: "mp3".into(),
-            estimated_ms: 600_000,
-        };
-        let settings = Settings {
-            model: ModelRef { name: "base".into(), sha256: "1a5a".repeat(16) },
-            task: Task::Transcribe,
-            language: None,
-            prompt: None,
-            temperatures: vec![0.0, 0.2, 0.4, 0.6, 0.8, 1.0],
-            channels: Channels::Mix,
-            cutter: 1,
-        };
-        let mut events: Vec<Event> = vec![
-            RecordingAdmitted {
-                drop_id: format!("drop-{}", self.recordings),
-                name: Some(format!("talk-{}.mp3", self.recordings)),
-                uri: None,
-                audio,
-                settings,
-                lane: Lane::Batch,
-                metadata: BTreeMap::new(),
-            }
-            .into(),
-        ];
-        for index in 0..SEGMENTS {
-            let segment = self.segment(index);
-            events.push(segment.into());
-        }
-        let decoded = RecordingDecoded {
-            segments: vec![SEGMENTS],
-            audio_ms: 600_000,
-            speech_ms: 560_000,
-            channels: 1,
-            sample_rate: 44_100,
-            codec: "mp3".into(),
-            truncated_at_ms: None,
-            truncated_reason: None,
-        };
-        events.push(decoded.into());
-        let shard = self.recordings as usize % self.seqs.len();
-        let seq = &mut self.seqs[shard];
-        let envelope = |event: Event| {
-            *seq += 1;
-            Envelope {
-                event_id: EventId::derive(id.into(), event.kind(), &seq.to_string(), 0),
-                shard: Shard(shard as u16),
-                seq: Some(*seq),
-                recording: id.into(),
-                tenant: Tenant::default(),
-                generation: 0,
-                round: 0,
-                submitted_at,
-                occurred_at: at(*seq as i64 * 100),
-                trace: None,
-                causation_id: None,
-                event,
-            }
-        };
-        events.into_iter().map(envelope).collect()
-    }
-
-    fn segment(&mut self, index: u32) -> SegmentTranscribed {
-        let begin_ms = u64::from(index) * 30_000;
-        let mut now_ms = begin_ms;
-        let mut spans: Vec<Span> = Vec::new();
-        for _ in 0..WORDS / 15 {
-            let start_ms = now_ms;
-            let words: Vec<Word> = (0..15)
-                .map(|_| {
-                    let start_ms = now_ms;
-                    now_ms += self.random.random_range(120..500);
-                    let probability = self.random.random_range(0.3..1.0);
-                    Word { text: format!(" {}", self.word()), start_ms, end_ms: now_ms, probability }
-                })
-                .collect();
-            spans.push(Span {
-                start_ms,
-                end_ms: now_ms,
-                text: words.iter().map(|word| word.text.as_str()).collect(),
-                tokens: (0..22).map(|_| self.random.random_range(200..50_000)).collect(),
-                avg_logprob: self.random.random_range(-0.6..-0.1),
-                no_speech_prob: self.random.random_range(0.0..0.1),
-                compression_ratio: self.random.random_range(1.1..1.8),
-                temperature: 0.0,
-                words,
-            });
-        }
-        SegmentTranscribed {
-            channel: 0,
-            index,
-            start_ms: begin_ms,
-            end_ms: begin_ms + 29_000,
-            language: "en".into(),
-            text: spans.iter().map(|span| span.text.as_str()).collect::<String>().trim().to_owned(),
-            spans,
-            model: "base".into(),
-            infer_ms: 900,
-        }
-    }
-}
-
-/// Milliseconds after a fixed time.
-fn at(ms: i64) -> Timestamp {
-    Timestamp::from_millisecond(1_767_225_600_000 + ms).expect("within this century")
 }
