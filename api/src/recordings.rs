@@ -56,7 +56,7 @@ pub struct Recording {
     pub progress: Progress,
     /// ISO 639-1 code: found, else asked for.
     pub language: Option<String>,
-    /// The model's name.
+    /// The name of the model that made the transcript which readers see.
     pub model: Option<String>,
     /// `transcribe` or `translate`.
     #[schema(value_type = Option<String>)]
@@ -137,7 +137,7 @@ impl Recording {
             language: state
                 .language
                 .or_else(|| settings.as_ref().and_then(|settings| settings.language.clone())),
-            model: settings.as_ref().map(|settings| settings.model.name.clone()),
+            model: row.model.or_else(|| settings.as_ref().map(|settings| settings.model.name.clone())),
             task: settings.map(|settings| settings.task),
             drop_id: row.drop_id,
             tenant: row.tenant,

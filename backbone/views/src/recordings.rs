@@ -37,6 +37,8 @@ pub struct RecordingRow {
     pub lane: Option<Lane>,
     /// The settings of its first transcription.
     pub settings: Option<Settings>,
+    /// The model of the transcription that readers see.
+    pub model: Option<String>,
     /// Whatever else the sender said about it.
     pub metadata: BTreeMap<String, String>,
     /// The transcription that readers see.
@@ -60,13 +62,28 @@ pub struct Filter {
     pub until: Option<Timestamp>,
 }
 
+/// What [`recording`] reads of the recording `r`.
+macro_rules! columns {
+    () => {
+        "r.*, r.facts::text AS facts_text, (SELECT t.model FROM read.transcripts t WHERE t.submitted_at = r.submitted_at \
+         AND t.recording = r.id AND t.generation = r.generation) AS model"
+    };
+}
+pub(crate) use columns;
+
+macro_rules! recordings {
+    ($rest:literal) => {
+        concat!("SELECT ", columns!(), " FROM read.recordings r ", $rest)
+    };
+}
+
 impl Views {
     /// Returns a recording.
     ///
     /// # Errors
     /// What the database says.
     pub async fn recording(&self, id: RecordingId) -> Result<Option<RecordingRow>, Error> {
-        let sql = "SELECT *, facts::text AS facts_text FROM read.recordings WHERE id = $1";
+        let sql = recordings!("WHERE r.id = $1");
         let rows = self.lookups.ask(sql, |query| query.bind(id.as_uuid())).await?;
         rows.first().map(recording).transpose()
     }
@@ -79,8 +96,7 @@ impl Views {
         if drop_id.contains('\0') {
             return Ok(None);
         }
-        let sql = "SELECT *, facts::text AS facts_text FROM read.recordings WHERE drop_id = $1 \
-                   ORDER BY submitted_at DESC, id LIMIT 1";
+        let sql = recordings!("WHERE r.drop_id = $1 ORDER BY r.submitted_at DESC, r.id LIMIT 1");
         let row = sqlx::query(sql).bind(drop_id).fetch_optional(&self.pool).await?;
         row.as_ref().map(recording).transpose()
     }
@@ -96,12 +112,13 @@ impl Views {
         limit: u32,
     ) -> Result<Page<RecordingRow>, Error> {
         let rows = sqlx::query(
-            "SELECT *, facts::text AS facts_text FROM read.recordings \
-             WHERE ($1::text IS NULL OR tenant = $1) AND ($2::text IS NULL OR status = $2) \
-             AND ($3::text IS NULL OR name ILIKE $3) \
-             AND ($4::timestamptz IS NULL OR submitted_at >= $4) AND ($5::timestamptz IS NULL OR submitted_at < $5) \
-             AND ($6::timestamptz IS NULL OR (submitted_at, id) < ($6, $7)) \
-             ORDER BY submitted_at DESC, id DESC LIMIT $8",
+            recordings!(
+                "WHERE ($1::text IS NULL OR r.tenant = $1) AND ($2::text IS NULL OR r.status = $2) \
+                 AND ($3::text IS NULL OR r.name ILIKE $3) \
+                 AND ($4::timestamptz IS NULL OR r.submitted_at >= $4) AND ($5::timestamptz IS NULL OR r.submitted_at < $5) \
+                 AND ($6::timestamptz IS NULL OR (r.submitted_at, r.id) < ($6, $7)) \
+                 ORDER BY r.submitted_at DESC, r.id DESC LIMIT $8"
+            ),
         )
         .bind(filter.tenant.as_ref().map(Tenant::as_str))
         .bind(filter.status.map(Status::as_str))
@@ -132,8 +149,8 @@ impl Views {
         before: Timestamp,
         limit: u32,
     ) -> Result<Vec<RecordingRow>, Error> {
-        let sql = "SELECT *, facts::text AS facts_text FROM read.recordings WHERE status = $1 AND submitted_at < $2 \
-                   ORDER BY submitted_at, id LIMIT $3";
+        let sql =
+            recordings!("WHERE r.status = $1 AND r.submitted_at < $2 ORDER BY r.submitted_at, r.id LIMIT $3");
         let query = sqlx::query(sql).bind(status.as_str()).bind(At::new(before)).bind(i64::from(limit));
         query.fetch_all(&self.pool).await?.iter().map(recording).collect()
     }
@@ -145,7 +162,7 @@ pub(crate) fn like(text: &str) -> String {
     format!("%{}%", escaped.replace('\0', "\u{fffd}"))
 }
 
-/// Reads a recording from its row with `facts_text`.
+/// Reads a recording from a row of [`columns!`].
 pub(crate) fn recording(row: &PgRow) -> Result<RecordingRow, Error> {
     let facts: RecordingFacts = state::json(row, "facts_text")?;
     let name = facts.name().map(str::to_owned);
@@ -161,6 +178,7 @@ pub(crate) fn recording(row: &PgRow) -> Result<RecordingRow, Error> {
         lane: admitted.as_ref().map(|admitted| admitted.lane),
         audio: admitted.as_ref().map(|admitted| admitted.audio.clone()),
         settings: admitted.as_ref().map(|admitted| admitted.settings.clone()),
+        model: row.try_get("model")?,
         metadata: admitted.map(|admitted| admitted.metadata).unwrap_or_default(),
         generation: row.try_get::<Option<i64>, _>("generation")?.map(generation).transpose()?,
         state: state::state(row)?,

@@ -96,6 +96,8 @@ fn readers_see_the_old_text_until_the_new_one_is_complete_or_chosen() {
         for (id, before) in &old {
             let now = transcript(&pipeline, id, "").await?;
             assert_eq!((&now["generation"], &now["model"]), (&1.into(), &"base".into()), "{now}");
+            let about = json_of(&pipeline, &format!("/v1/recordings/{id}")).await?;
+            assert_eq!(about["model"], "base", "{about}");
             assert_eq!(transcript(&pipeline, id, "generation=0").await?["text"], before["text"]);
             new.insert(id.clone(), now);
         }

@@ -11,7 +11,7 @@ use super::{Run, RunState, run, selected};
 use crate::database::Views;
 use crate::error::Error;
 use crate::fold::generation;
-use crate::recordings::{RecordingRow, recording};
+use crate::recordings::{RecordingRow, columns, recording};
 use crate::time::At;
 
 /// A generation that a run asked for, or is about to.
@@ -59,7 +59,9 @@ impl Views {
     pub async fn next_recordings(&self, run: &Run, limit: u32) -> Result<Vec<RecordingRow>, Error> {
         let (cursor_at, cursor_id) = run.cursor.unzip();
         let sql = concat!(
-            "SELECT r.*, r.facts::text AS facts_text ",
+            "SELECT ",
+            columns!(),
+            " ",
             selected!(),
             "AND ($7::timestamptz IS NULL OR (r.submitted_at, r.id) > ($7, $8)) ORDER BY r.submitted_at, r.id LIMIT $9"
         );
