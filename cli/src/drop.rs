@@ -121,6 +121,9 @@ pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCo
         }
         None => out::line(&text)?,
     }
+    if text.is_empty() {
+        progress.say("no speech was found in it");
+    }
     check_segments(&recording)?;
     Ok(ExitCode::SUCCESS)
 }

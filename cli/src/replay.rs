@@ -209,7 +209,7 @@ pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCo
             return Ok(ExitCode::SUCCESS);
         }
         let DryRun { recordings, audio_s } = serde_json::from_value(told)?;
-        out::line(&format!("{recordings} recordings, {} of audio", clock(audio_s)))?;
+        out::line(&selection(recordings, audio_s))?;
         return Ok(ExitCode::SUCCESS);
     }
     let made: Value = client.post("/v1/generations", &body).await?;
@@ -221,11 +221,7 @@ pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCo
         true => out::line(&made.to_string())?,
         false => {
             let RunProgress { selected, audio_s, .. } = run.progress;
-            eprintln!(
-                "{selected} recordings, {} of audio; watch it: voiceforge replay --run {}",
-                clock(audio_s),
-                run.id
-            );
+            eprintln!("{}; watch it: voiceforge replay --run {}", selection(selected, audio_s), run.id);
             out::line(&run.id)?;
         }
     }
@@ -287,6 +283,12 @@ async fn watch(client: &Client, id: &str, as_json: bool) -> anyhow::Result<ExitC
     drop(meter);
     tell(&ended, as_json)?;
     Ok(if ended["status"] == "done" { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What a run is about.
+fn selection(recordings: u64, audio_s: f64) -> String {
+    let noun = if recordings == 1 { "recording" } else { "recordings" };
+    format!("{recordings} {noun}, {} of audio", clock(audio_s))
 }
 
 /// How far a run is, in one line.

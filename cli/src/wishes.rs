@@ -72,10 +72,10 @@ impl Listing {
 pub struct Server {
     /// Address of the API (default: VOICEFORGE_SERVER, else what `voiceforge up` runs in the folder VOICEFORGE_DATA, else
     /// http://127.0.0.1:8080)
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", global = true)]
     pub server: Option<url::Url>,
     /// Key for the API (default: VOICEFORGE_API_KEY)
-    #[arg(long, value_name = "KEY", hide_env_values = true)]
+    #[arg(long, value_name = "KEY", hide_env_values = true, global = true)]
     pub api_key: Option<String>,
 }
 

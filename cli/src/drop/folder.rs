@@ -223,8 +223,10 @@ impl Summary {
             .map(|(count, what)| format!("{count} {what}"))
             .collect();
         let mut text = format!("{} files: {}", self.total, counts.join(", "));
-        if self.passed_over > 0 {
-            text += &format!("; {} others are not audio by their names", self.passed_over);
+        match self.passed_over {
+            0 => {}
+            1 => text += "; 1 other is not audio by its name",
+            others => text += &format!("; {others} others are not audio by their names"),
         }
         let mut failures = self.failures.clone();
         failures.sort();
@@ -300,7 +302,7 @@ mod tests {
         summary.count("a.wav".to_owned(), Err(anyhow::anyhow!("failed: no sound")));
         assert_eq!(summary.ended(), 4);
         expect![[r#"
-            4 files: 1 transcribed, 1 done before, 2 failed; 1 others are not audio by their names
+            4 files: 1 transcribed, 1 done before, 2 failed; 1 other is not audio by its name
               a.wav: failed: no sound
               b.wav: rejected: this is text"#]]
         .assert_eq(&summary.text());
