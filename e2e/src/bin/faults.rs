@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use e2e::faults::run::{Options, run};
+use service::shutdown::on_signal;
 
 fn main() -> ExitCode {
     match start() {
@@ -34,29 +35,16 @@ fn start() -> Result<bool> {
     let file = PathBuf::from(next("REPORT")?);
     let rows = args.map(|row| row.parse()).collect::<Result<Vec<_>>>()?;
     let options = Options { rows, ..options };
+    let shutdown = on_signal(Duration::ZERO).context("take signals")?;
     let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
     let report = runtime.block_on(async {
         tokio::select! {
             report = run(&options) => report,
             // Dropping the run kills what it started.
-            _ = interrupted() => anyhow::bail!("interrupted"),
+            () = shutdown.wait() => anyhow::bail!("interrupted"),
         }
     })?;
     std::fs::write(&file, report.to_string()).with_context(|| format!("write {}", file.display()))?;
     println!("{}", report.row());
     Ok(report.is_good())
-}
-
-async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(mut terminate), Ok(mut interrupt)) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        }
-        // Without handlers the signals end the program by themselves, and the next run ends what it leaves.
-        _ => std::future::pending().await,
-    }
 }

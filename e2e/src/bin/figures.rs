@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use e2e::figures::{latency, memory, reads};
+use service::shutdown::on_signal;
 
 fn main() -> ExitCode {
     match start() {
@@ -31,6 +32,7 @@ fn start() -> Result<String> {
         [number] => number.parse().with_context(|| format!("{number:?} is not a number")),
         _ => bail!("too many arguments"),
     };
+    let shutdown = on_signal(Duration::ZERO).context("take signals")?;
     let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
     runtime.block_on(async {
         let measure = async {
@@ -55,21 +57,7 @@ fn start() -> Result<String> {
         tokio::select! {
             measured = measure => measured,
             // Dropping the measurement ends what it started.
-            _ = interrupted() => bail!("interrupted"),
+            () = shutdown.wait() => bail!("interrupted"),
         }
     })
-}
-
-async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(mut terminate), Ok(mut interrupt)) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        }
-        // Without handlers the signals end the program by themselves, and the next start ends what it leaves.
-        _ => std::future::pending().await,
-    }
 }

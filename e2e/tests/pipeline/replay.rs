@@ -126,7 +126,7 @@ fn readers_see_the_old_text_until_the_new_one_is_complete_or_chosen() {
         };
         let id = new.keys().next().context("a recording")?;
         let dry = voiceforge(&["replay", "--id", id, "--dry-run"]).await?;
-        assert!(dry.starts_with("1 recordings, 0:"), "{dry}");
+        assert!(dry.starts_with("1 recording, 0:"), "{dry}");
         let made = voiceforge(&[
             "replay",
             "--id",
