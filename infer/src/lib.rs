@@ -5,6 +5,7 @@
 //! to logits), [`search`] (logits to tokens), [`spans`] (tokens to timed texts, with [`tokens`]).
 //! [`models`] finds model folders by name. [`hash`] stands in for a model where tests are not about it. None of these knows streams or events.
 
+pub mod backend;
 pub mod config;
 pub mod engine;
 pub mod features;
@@ -13,6 +14,7 @@ pub mod infer;
 pub mod metrics;
 pub mod model;
 pub mod models;
+pub mod sampling;
 pub mod search;
 pub mod spans;
 pub mod tokens;
