@@ -7,6 +7,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
+use futures::executor::block_on;
+use infer::engine::Setup;
+use infer::scheduler::URGENT;
 use infer::{Engine, Options, Task};
 use serde_json::json;
 
@@ -29,12 +32,12 @@ fn main() -> anyhow::Result<()> {
         }
     }
     let started = Instant::now();
-    let engine = Engine::load(Path::new(&folder), threads)?;
+    let engine = Engine::load(Path::new(&folder), Setup { threads, ..Setup::default() })?;
     let load_ms = started.elapsed().as_millis() as u64;
     for file in files {
         let pcm = read_wav(Path::new(&file))?;
         let started = Instant::now();
-        let output = engine.transcribe(&pcm, &options)?;
+        let output = block_on(engine.transcribe(pcm.into(), options.clone(), URGENT))?;
         let spans: Vec<_> = output
             .spans
             .iter()

@@ -25,6 +25,8 @@ pub struct Capacity {
     pub slots: usize,
     /// Texts.
     pub rows: usize,
+    /// Windows that are worth encoding at once.
+    pub windows: usize,
     /// Steps under way before the first is answered: 0 where [`Backend::submit`] answers its own step, 1 where it
     /// answers the step before.
     pub lag: usize,
@@ -39,7 +41,9 @@ pub struct Sound<'a> {
     pub pcm: &'a [i16],
     /// First frame (of 10 ms) of the window.
     pub from: usize,
-    /// Positions (of 20 ms) to encode: 1 to 1500. What lies beyond the segment is silence.
+    /// Frames of the window that are heard; what lies beyond is padding (zeros in the spectrogram).
+    pub frames: usize,
+    /// Positions (of 20 ms) to encode: 1 to 1500.
     pub positions: usize,
 }
 
@@ -68,8 +72,6 @@ pub enum Feed<'a> {
         /// How its tokens are chosen.
         sampling: Sampling,
     },
-    /// Further tokens of the prompt, behind what was read; they are no samples.
-    Prompt(&'a [u32]),
     /// The token that the row was answered last, without the host knowing it.
     Sampled,
     /// A token that the host chose among those it was told; it counts as sampled.

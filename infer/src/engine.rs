@@ -1,33 +1,53 @@
-//! Transcribes one segment: spectrogram, windows, language, the ladder of temperatures, timed texts.
+//! A loaded model: segments in, their texts out, any number at once.
 
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use futures::FutureExt;
+use futures::channel::oneshot;
+use futures::future::{Either, select};
 
-use crate::features::{Features, SAMPLE_RATE, WINDOW_FRAMES};
-use crate::model::{LoadError, Model, decoder::Heard, weights::Weights};
+use crate::backend::{Backend, DeviceError, Report};
+use crate::features::SAMPLE_RATE;
+use crate::model::weights::Weights;
+use crate::model::{LoadError, Model};
 use crate::models::{self, ModelInfo};
-use crate::search::{self, Candidate, Draw, Quality, Random, Rules, Start, Thresholds};
-use crate::spans::{self, Piece};
+use crate::plain::Plain;
+use crate::quality::Thresholds;
+use crate::reading::Voice;
+use crate::sampling::Rules;
+use crate::scheduler::{Scheduler, Urgency};
+use crate::spans::Span;
 use crate::tokens::{Tokens, language_code};
 
 /// The longest segment: what one window of the model holds.
 pub const SEGMENT_SAMPLES_MAX: usize = 30 * SAMPLE_RATE;
 
-/// Windows that one segment may take. Ordinary speech takes one or two; the bound stops a model that
-/// moves on by a fraction of a second each time.
-const WINDOWS_MAX: usize = 16;
-
-/// Above this temperature a text is no context for the next window.
-const CONTEXT_TEMPERATURE_MAX: f32 = 0.5;
+/// Candidates and beams there may be at once.
+pub const CANDIDATES_MAX: usize = 16;
 
 /// A loaded model, ready to transcribe segments from any number of threads.
 pub struct Engine {
     info: ModelInfo,
-    model: Model,
-    tokens: Tokens,
-    features: Features,
-    pool: ThreadPool,
+    report: Report,
+    voice: Arc<Voice>,
+    scheduler: Scheduler,
+}
+
+/// How a model is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setup {
+    /// Threads that share the work; 0 means one for each processor.
+    pub threads: usize,
+    /// Segments under way at once.
+    pub segments: usize,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup { threads: 0, segments: 8 }
+    }
 }
 
 /// What is written down.
@@ -49,10 +69,20 @@ pub struct Options {
     pub language: Option<String>,
     /// Text that comes before the segment, or words to expect in it.
     pub prompt: Option<String>,
+    /// Words and names to expect, before the prompt in each window.
+    pub hotwords: Option<String>,
+    /// What the first window's text begins with.
+    pub prefix: Option<String>,
     /// Temperatures tried in turn until a result is good enough; the last one's result is kept anyway.
     pub temperatures: Vec<f32>,
-    /// Candidates drawn at temperatures above 0, of which the likeliest is kept.
-    pub candidates: usize,
+    /// Beams at temperature 0, 1 to [`CANDIDATES_MAX`]; 1 takes the likeliest token each time.
+    pub beams: usize,
+    /// Texts to find before a search with beams ends, as a multiple of the beams.
+    pub patience: f32,
+    /// Ranks texts of different length: see [`crate::search::Beams`].
+    pub length_penalty: Option<f32>,
+    /// Texts drawn at temperatures above 0, of which the likeliest is kept, 1 to [`CANDIDATES_MAX`].
+    pub best_of: usize,
     /// Whether the model times its text. Without, a segment is one span.
     pub timestamps: bool,
     /// Whether the text of a window is the context of the next one in the same segment.
@@ -63,6 +93,15 @@ pub struct Options {
     pub tokens_max: usize,
     /// Fixes what is drawn at temperatures above 0.
     pub seed: u64,
+    /// Whether words get times.
+    pub words: bool,
+    /// Encodes the sound and a margin instead of the whole window. A window whose text is not good enough is read again
+    /// whole.
+    pub trim: bool,
+    /// Where speech was detected, in milliseconds of the segment; what coverage is measured against.
+    pub speech: Vec<Range<u64>>,
+    /// Whether speech that got no text is read again by itself.
+    pub reread_gaps: bool,
 }
 
 impl Default for Options {
@@ -72,12 +111,21 @@ impl Default for Options {
             language: None,
             prompt: None,
             temperatures: vec![0.0, 0.2, 0.4, 0.6, 0.8, 1.0],
-            candidates: 5,
+            hotwords: None,
+            prefix: None,
+            beams: 1,
+            patience: 1.0,
+            length_penalty: None,
+            best_of: 5,
             timestamps: true,
             condition_on_previous_text: true,
             thresholds: Thresholds::default(),
             tokens_max: 224,
             seed: 0,
+            words: false,
+            trim: false,
+            speech: Vec::new(),
+            reread_gaps: true,
         }
     }
 }
@@ -91,27 +139,10 @@ pub struct Output {
     pub language_probability: f32,
     /// Timed texts in order; none when the segment is silent.
     pub spans: Vec<Span>,
-}
-
-/// A timed text.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Span {
-    /// Start from the segment's start.
-    pub start_ms: u64,
-    /// End from the segment's start; never beyond the segment.
-    pub end_ms: u64,
-    /// The text; a leading space is part of it.
-    pub text: String,
-    /// Its tokens, timestamps included.
-    pub tokens: Vec<u32>,
-    /// Mean logarithm of the probability of a token of the window.
-    pub avg_logprob: f32,
-    /// Probability that the window holds no speech.
-    pub no_speech_prob: f32,
-    /// Bytes of the window's text over bytes of its zlib form.
-    pub compression_ratio: f32,
-    /// Temperature at which the window's text was accepted.
-    pub temperature: f32,
+    /// The share of [`Options::speech`] that has text; 1 where there is none.
+    pub coverage: f32,
+    /// Speech of a second and more without text, in milliseconds of the segment.
+    pub gaps: Vec<Range<u64>>,
 }
 
 /// Why a segment cannot be transcribed as asked.
@@ -144,20 +175,24 @@ pub enum Error {
     /// An option has no sensible meaning.
     #[error("{0}")]
     BadOption(String),
+    /// The device could not do it; another, or this one later, may.
+    #[error("the device failed: {0}")]
+    Device(#[from] DeviceError),
 }
 
 impl Engine {
-    /// Loads the model of a folder (CTranslate2 or Hugging Face safetensors). Work on a segment is shared by
-    /// `threads` threads; 0 means one for each processor.
-    pub fn load(folder: &Path, threads: usize) -> Result<Engine, LoadError> {
+    /// Loads the model of a folder (CTranslate2 or Hugging Face safetensors).
+    pub fn load(folder: &Path, setup: Setup) -> Result<Engine, LoadError> {
         let weights = Weights::open(folder)?;
         let model = Model::load(&weights)?;
         let tokens = Tokens::load(folder, weights.format(), model.dims.vocabulary)?;
         let info = models::info(folder, &weights)?;
-        let pool =
-            ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("whisper-{i}")).build();
-        let pool = pool.map_err(|error| LoadError::io(folder, std::io::Error::other(error)))?;
-        Ok(Engine { info, features: Features::new(model.dims.mels), model, tokens, pool })
+        let (dims, rules) = (model.dims, Rules::new(&tokens));
+        let rows = setup.segments.max(CANDIDATES_MAX);
+        let backend: Box<dyn Backend> = Box::new(Plain::new(model, rules, setup.segments, rows));
+        let report = backend.report();
+        let scheduler = Scheduler::start(backend).map_err(|error| LoadError::io(folder, error))?;
+        Ok(Engine { info, report, voice: Arc::new(Voice { dims, tokens }), scheduler })
     }
 
     /// What the model is.
@@ -165,16 +200,31 @@ impl Engine {
         &self.info
     }
 
+    /// What runs it.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
     /// Checks options against the model without transcribing: what [`Engine::transcribe`] would refuse.
     pub fn check(&self, options: &Options) -> Result<(), Error> {
-        let Options { temperatures, tokens_max, candidates, .. } = options;
+        let bad = |message: String| Err(Error::BadOption(message));
+        let Options { temperatures, tokens_max, beams, best_of, patience, length_penalty, .. } = options;
         if temperatures.is_empty() || temperatures.iter().any(|t| !(0.0..=2.0).contains(t)) {
-            return Err(Error::BadOption(format!(
-                "temperatures are 0 to 2, at least one of them, not {temperatures:?}"
-            )));
+            return bad(format!("temperatures are 0 to 2, at least one of them, not {temperatures:?}"));
         }
-        if !(1..=64).contains(candidates) || *tokens_max == 0 {
-            return Err(Error::BadOption("at least one token, and 1 to 64 candidates, are needed".into()));
+        for (name, value) in [("beams", beams), ("best_of", best_of)] {
+            if !(1..=CANDIDATES_MAX).contains(value) {
+                return bad(format!("{name} is 1 to {CANDIDATES_MAX}, not {value}"));
+            }
+        }
+        if !(patience.is_finite() && *patience > 0.0 && *patience <= 10.0) {
+            return bad(format!("patience is above 0 and at most 10, not {patience}"));
+        }
+        if length_penalty.is_some_and(|penalty| !(0.0..=1.0).contains(&penalty)) {
+            return bad(format!("length_penalty is 0 to 1, not {length_penalty:?}"));
+        }
+        if *tokens_max == 0 {
+            return bad("tokens_max is at least 1".to_owned());
         }
         if options.task == Task::Translate && !self.info.multilingual {
             return Err(Error::CannotTranslate { model: self.info.name.clone() });
@@ -182,14 +232,35 @@ impl Engine {
         self.given_language(options).map(|_| ())
     }
 
-    /// Transcribes a segment: at most 30 s of 16 kHz mono sound.
-    pub fn transcribe(&self, pcm: &[i16], options: &Options) -> Result<Output, Error> {
+    /// Transcribes a segment: at most 30 s of 16 kHz mono sound. It joins what the device has in hand when its turn
+    /// comes; dropping the future gives it up.
+    pub async fn transcribe(
+        &self,
+        pcm: Arc<[i16]>,
+        options: Options,
+        urgency: Urgency,
+    ) -> Result<Output, Error> {
         if pcm.len() > SEGMENT_SAMPLES_MAX {
             return Err(Error::TooLong { seconds: pcm.len() as f64 / SAMPLE_RATE as f64 });
         }
-        self.check(options)?;
-        let language = self.given_language(options)?;
-        Ok(self.pool.install(|| Segment::new(self, options, language).read(pcm)))
+        self.check(&options)?;
+        let language = self.given_language(&options)?;
+        let (mut reply, answer) = oneshot::channel();
+        let voice = Arc::clone(&self.voice);
+        self.scheduler.submit(urgency, move |desk, slot| {
+            let reading = async move {
+                let read = Box::pin(voice.read(&desk, &slot, &pcm, &options, language));
+                // Nobody waits any more: what was read is of no use.
+                if let Either::Left((output, _)) = select(read, reply.cancellation()).await {
+                    let _ = reply.send(output);
+                }
+            };
+            reading.boxed_local()
+        });
+        match answer.await {
+            Ok(output) => Ok(output?),
+            Err(oneshot::Canceled) => Err(DeviceError("its thread ended".to_owned()).into()),
+        }
     }
 
     /// The language asked for, if any, as this model's code.
@@ -210,160 +281,5 @@ impl Engine {
     }
 }
 
-/// The reading of one segment.
-struct Segment<'a> {
-    engine: &'a Engine,
-    options: &'a Options,
-    language: Option<&'static str>,
-    language_probability: f32,
-    random: Random,
-    /// Tokens that the next window has as context.
-    context: Vec<u32>,
-}
-
-/// The best text of a window.
-struct Window {
-    candidate: Candidate,
-    quality: Quality,
-    temperature: f32,
-}
-
-impl<'a> Segment<'a> {
-    fn new(engine: &'a Engine, options: &'a Options, language: Option<&'static str>) -> Segment<'a> {
-        let prompt = options.prompt.as_deref().map(str::trim).filter(|prompt| !prompt.is_empty());
-        let context = prompt.map(|prompt| engine.tokens.encode(&format!(" {prompt}"))).unwrap_or_default();
-        Segment {
-            engine,
-            options,
-            language,
-            language_probability: 1.0,
-            random: Random::new(options.seed),
-            context,
-        }
-    }
-
-    fn read(mut self, pcm: &[i16]) -> Output {
-        let Engine { model, features, tokens, .. } = self.engine;
-        let mel = features.compute(pcm);
-        let duration_ms = (pcm.len() * 1_000 / SAMPLE_RATE) as u64;
-        let mut spans = Vec::new();
-        let mut seek = 0;
-        for _ in 0..WINDOWS_MAX {
-            if seek >= mel.frames() {
-                break;
-            }
-            let frames = (mel.frames() - seek).min(WINDOW_FRAMES);
-            let heard = model.decoder.hear(&model.encoder.encode(&mel.window(seek)));
-            let language = self.language.unwrap_or_else(|| self.identify(&heard));
-            self.language = Some(language);
-            let window = self.descend(&heard, language);
-            if self.options.thresholds.is_silence(window.quality) {
-                seek += frames;
-                continue;
-            }
-            let (pieces, next) = spans::cut(&window.candidate.tokens, tokens.special, seek, frames);
-            let said = pieces.into_iter().filter_map(|piece| span(tokens, piece, &window, duration_ms));
-            let first = spans.len();
-            spans.extend(said);
-            if !self.options.condition_on_previous_text || window.temperature > CONTEXT_TEMPERATURE_MAX {
-                self.context.clear();
-            } else {
-                self.context
-                    .extend(spans[first..].iter().flat_map(|span: &Span| span.tokens.iter().copied()));
-            }
-            seek = next;
-        }
-        Output {
-            // Nothing was heard of a segment shorter than a frame.
-            language: self.language.unwrap_or("en").to_owned(),
-            language_probability: self.language_probability,
-            spans,
-        }
-    }
-
-    /// Asks the model which language it hears.
-    fn identify(&mut self, heard: &Heard) -> &'static str {
-        let Engine { model, tokens, .. } = self.engine;
-        let among: Vec<u32> = tokens.languages.iter().map(|(_, token)| *token).collect();
-        let probabilities = search::probabilities(&model.decoder, heard, tokens.special.start, &among);
-        let likeliest = tokens.languages.iter().zip(probabilities).max_by(|a, b| a.1.total_cmp(&b.1));
-        let ((code, _), probability) =
-            likeliest.map_or((("en", 0), 1.0), |(language, probability)| (*language, probability));
-        self.language_probability = probability;
-        code
-    }
-
-    /// Goes through the temperatures until a result is good enough.
-    fn descend(&mut self, heard: &Heard, language: &str) -> Window {
-        let Engine { model, tokens, .. } = self.engine;
-        let Options { temperatures, candidates, tokens_max, timestamps, thresholds, .. } = self.options;
-        let (prompt, start) = self.prompt(language);
-        let room = model.dims.text_positions - prompt.len();
-        let tokens_max = (*tokens_max).min(model.dims.text_positions / 2).min(room);
-        let start = Start::new(&model.decoder, heard, &prompt, start, tokens.special.no_speech, tokens_max);
-        let rules = Rules::new(tokens, *timestamps);
-        let mut best = None;
-        for temperature in temperatures {
-            let draw = Draw { temperature: *temperature, candidates: *candidates, tokens_max };
-            let candidate = search::decode(&model.decoder, heard, &start, &rules, draw, &mut self.random);
-            let quality = Quality {
-                avg_logprob: candidate.avg_logprob(),
-                no_speech_prob: start.no_speech_prob,
-                compression_ratio: search::compression_ratio(tokens.decode(&candidate.tokens).trim()),
-            };
-            best = Some(Window { candidate, quality, temperature: *temperature });
-            if !thresholds.ask_again(quality) {
-                break;
-            }
-        }
-        best.expect("check() refuses an empty list of temperatures")
-    }
-
-    /// The tokens that a window's text continues, and the place of `<|startoftranscript|>` among them.
-    fn prompt(&self, language: &str) -> (Vec<u32>, usize) {
-        let Engine { model, tokens, .. } = self.engine;
-        let special = tokens.special;
-        let context_max = model.dims.text_positions / 2 - 1;
-        let mut prompt = Vec::new();
-        if !self.context.is_empty() {
-            prompt.push(special.previous);
-            prompt.extend(&self.context[self.context.len().saturating_sub(context_max)..]);
-        }
-        let start = prompt.len();
-        prompt.push(special.start);
-        if let Some(token) = tokens.language(language) {
-            prompt.push(token);
-            prompt.push(if self.options.task == Task::Translate {
-                special.translate
-            } else {
-                special.transcribe
-            });
-        }
-        if !self.options.timestamps {
-            prompt.push(special.no_timestamps);
-        }
-        (prompt, start)
-    }
-}
-
-/// Gives a piece its text; a piece without text or without length is nothing said.
-fn span(tokens: &Tokens, piece: Piece, window: &Window, duration_ms: u64) -> Option<Span> {
-    let text = tokens.decode(&piece.tokens);
-    if text.trim().is_empty() || piece.start_ms == piece.end_ms {
-        return None;
-    }
-    let Quality { avg_logprob, no_speech_prob, compression_ratio } = window.quality;
-    Some(Span {
-        start_ms: piece.start_ms.min(duration_ms),
-        end_ms: piece.end_ms.min(duration_ms),
-        text,
-        tokens: piece.tokens,
-        avg_logprob,
-        no_speech_prob,
-        compression_ratio,
-        temperature: window.temperature,
-    })
-}
-
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

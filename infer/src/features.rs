@@ -95,13 +95,13 @@ impl Mel {
         &self.values
     }
 
-    /// Copies the frames from `start` on into a window of 30 s, (mels, [`WINDOW_FRAMES`]). Beyond the last
+    /// Copies `frames` frames from `start` on into a window of 30 s, (mels, [`WINDOW_FRAMES`]). Beyond the last
     /// frame it holds 0, as openai's does: the weights were trained and are run that way.
-    pub fn window(&self, start: usize) -> Vec<f32> {
+    pub fn window(&self, start: usize, frames: usize) -> Vec<f32> {
         let mels = self.values.len().checked_div(self.frames).unwrap_or(0);
         let mut window = vec![0.0; mels * WINDOW_FRAMES];
         let start = start.min(self.frames);
-        let count = (self.frames - start).min(WINDOW_FRAMES);
+        let count = (self.frames - start).min(frames).min(WINDOW_FRAMES);
         for mel in 0..mels {
             window[mel * WINDOW_FRAMES..][..count]
                 .copy_from_slice(&self.values[mel * self.frames + start..][..count]);

@@ -40,8 +40,15 @@ pub fn transcribe(pcm: &[i16]) -> Output {
         no_speech_prob: 0.0,
         compression_ratio: 1.0,
         temperature: 0.0,
+        words: Vec::new(),
     };
-    Output { language: "en".to_owned(), language_probability: 1.0, spans: vec![span] }
+    Output {
+        language: "en".to_owned(),
+        language_probability: 1.0,
+        spans: vec![span],
+        coverage: 1.0,
+        gaps: Vec::new(),
+    }
 }
 
 /// The text of 16 kHz mono speech.

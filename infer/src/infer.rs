@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use async_trait::async_trait;
-use events::{Cause, Event, SegmentCut, SegmentFailed, SegmentId, SegmentTranscribed};
+use events::{Cause, Event, Lane, SegmentCut, SegmentFailed, SegmentId, SegmentTranscribed};
 use streams::{Delivery, ModelNote, Outputs, SharedLog, Stage};
 use tokio::sync::OnceCell;
 use tracing::Instrument;
 
 use crate::config::Config;
-use crate::{Engine, ModelInfo, Options, Output, Task, hash, metrics, models};
+use crate::engine::Setup;
+use crate::scheduler::{self, Urgency};
+use crate::{Engine, Error, ModelInfo, Options, Output, Task, hash, metrics, models};
 
 /// The infer stage.
 pub struct Infer {
@@ -98,9 +100,9 @@ impl Infer {
                 return Ok(Voice::Hash(pause));
             }
             let folder = models::resolve(&self.config.models, &model.info.name)?;
-            let threads = self.config.threads;
+            let setup = Setup { threads: self.config.threads, segments: self.config.slots };
             let started = Instant::now();
-            let engine = tokio::task::spawn_blocking(move || Engine::load(&folder, threads)).await??;
+            let engine = tokio::task::spawn_blocking(move || Engine::load(&folder, setup)).await??;
             metrics::loaded(&model.info.name, started.elapsed().as_secs_f64());
             tracing::info!(
                 model = model.info.name,
@@ -178,14 +180,15 @@ impl Infer {
             options.language =
                 self.log.language(envelope.shard, recording, generation).await.map_err(redis)?;
         }
+        let urgency = urgency(cut.lane);
         let started = Instant::now();
-        let mut output = run(&engine, &pcm, &options).await?;
+        let mut output = run(&engine, &pcm, &options, urgency).await?;
         if guess && options.language.is_none() && !output.spans.is_empty() {
             let settled = self.log.settle_language(envelope.shard, recording, generation, &output.language);
             let settled = settled.await.map_err(redis)?;
             if settled != output.language {
                 options.language = Some(settled);
-                output = run(&engine, &pcm, &options).await?;
+                output = run(&engine, &pcm, &options, urgency).await?;
             }
         }
         let took = started.elapsed();
@@ -240,25 +243,38 @@ async fn keep_announced(log: SharedLog, notes: Vec<ModelNote>) {
 
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(10);
 
-async fn run(voice: &Voice, pcm: &Arc<[i16]>, options: &Options) -> Result<Output, Problem> {
+async fn run(
+    voice: &Voice,
+    pcm: &Arc<[i16]>,
+    options: &Options,
+    urgency: Urgency,
+) -> Result<Output, Problem> {
     let engine = match voice {
-        Voice::Whisper(engine) => Arc::clone(engine),
+        Voice::Whisper(engine) => engine,
         Voice::Hash(usual) => {
             tokio::time::sleep(hash::pause(pcm, *usual)).await;
             return Ok(hash::transcribe(pcm));
         }
     };
-    let (pcm, options) = (Arc::clone(pcm), options.clone());
-    match tokio::task::spawn_blocking(move || engine.transcribe(&pcm, &options)).await {
-        Ok(Ok(output)) => Ok(output),
-        Ok(Err(error)) => {
+    match engine.transcribe(Arc::clone(pcm), options.clone(), urgency).await {
+        Ok(output) => Ok(output),
+        Err(Error::Device(error)) => {
+            metrics::failed("device");
+            Err(Problem::Later(Cause::new("device", error.to_string())))
+        }
+        Err(error) => {
             metrics::failed("refused");
             Err(Problem::Never(Cause::new("invalid_settings", error.to_string())))
         }
-        Err(panic) => {
-            metrics::failed("panicked");
-            Err(Problem::Later(Cause::new("engine_panicked", panic.to_string())))
-        }
+    }
+}
+
+/// The order in which segments of a lane join.
+fn urgency(lane: Lane) -> Urgency {
+    match lane {
+        Lane::Rt => scheduler::URGENT,
+        Lane::Batch => 1,
+        Lane::Replay => 2,
     }
 }
 

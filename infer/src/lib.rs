@@ -1,12 +1,15 @@
 //! Speech to text: Whisper on the processor, and the stage that runs it.
 //!
-//! [`engine::Engine`] loads a model folder and transcribes segments of at most 30 s. Inside, one step
-//! follows another: [`features`] (sound to spectrogram), [`model`] (spectrogram to states, states and tokens
-//! to logits), [`search`] (logits to tokens), [`spans`] (tokens to timed texts, with [`tokens`]).
-//! [`models`] finds model folders by name. [`hash`] stands in for a model where tests are not about it. None of these knows streams or events.
+//! [`engine::Engine`] loads a model folder and transcribes segments of at most 30 s, many at once. A segment's
+//! [`reading`] goes from window to window: [`search`] finds a text, [`quality`] judges it, [`spans`] times it,
+//! [`words`] times its words, [`coverage`] finds what was skipped. Readings ask a [`scheduler`], which puts what all of
+//! them ask for into one step of a [`backend`]: the network (weights from [`model`]) on some device, with [`features`]
+//! before it and [`sampling`] behind it. [`models`] finds model folders by name; [`hash`] stands in for a model where
+//! tests are not about it. Only [`infer`] knows streams and events.
 
 pub mod backend;
 pub mod config;
+pub mod coverage;
 pub mod engine;
 pub mod features;
 pub mod hash;
@@ -14,12 +17,18 @@ pub mod infer;
 pub mod metrics;
 pub mod model;
 pub mod models;
+pub mod plain;
+pub mod quality;
+pub mod reading;
 pub mod sampling;
+pub mod scheduler;
 pub mod search;
 pub mod spans;
 pub mod tokens;
+pub mod words;
 
-pub use engine::{Engine, Error, Options, Output, Span, Task};
+pub use engine::{Engine, Error, Options, Output, Task};
 pub use model::LoadError;
 pub use models::{ModelInfo, ResolveError};
-pub use search::Thresholds;
+pub use quality::Thresholds;
+pub use spans::{Span, Word};

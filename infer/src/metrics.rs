@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use metrics::{counter, histogram};
 
+use crate::backend::Sound;
+
 /// A segment of `audio_ms` was transcribed; the time of the model, and the highest temperature it needed.
 pub fn transcribed(model: &str, audio_ms: u64, took: Duration, temperature: f32) {
     let model = model.to_owned();
@@ -24,4 +26,28 @@ pub fn failed(code: &'static str) {
 /// A model was loaded in `seconds`.
 pub fn loaded(model: &str, seconds: f64) {
     histogram!("infer_model_load_seconds", "model" => model.to_owned()).record(seconds);
+}
+
+/// A segment joined the batch after waiting this long for a place.
+pub fn joined(waited: Duration) {
+    histogram!("infer_queue_seconds").record(waited.as_secs_f64());
+}
+
+/// Windows were encoded together. What was encoded beyond the sound is padding.
+pub fn encoded(sounds: &[Sound<'_>], took: Duration) {
+    let positions: usize = sounds.iter().map(|sound| sound.positions).sum();
+    let heard = |sound: &Sound<'_>| sound.frames.div_ceil(2).min(sound.positions);
+    let padding = positions - sounds.iter().map(heard).sum::<usize>();
+    counter!("infer_windows_total").increment(sounds.len() as u64);
+    counter!("infer_encoded_positions_total").increment(positions as u64);
+    counter!("infer_padding_positions_total").increment(padding as u64);
+    histogram!("infer_encode_seconds").record(took.as_secs_f64());
+}
+
+/// The decoder ran one step of so many rows.
+pub fn stepped(rows: usize, took: Duration) {
+    counter!("infer_steps_total").increment(1);
+    counter!("infer_rows_total").increment(rows as u64);
+    histogram!("infer_step_rows").record(rows as f64);
+    histogram!("infer_step_seconds").record(took.as_secs_f64());
 }

@@ -1,106 +1,35 @@
-//! From logits to tokens: openai's filters, greedy choice, seeded sampling, and the decision whether a
-//! result is good enough.
+//! From a prompt to the texts of a window: the likeliest token at each step, drawn ones, or beams.
 
-use std::io::Write;
+use std::rc::Rc;
 
-use flate2::{Compression, write::ZlibEncoder};
+use crate::backend::{Answer, DeviceError};
+use crate::quality::runs_away;
+use crate::sampling::Sampling;
+use crate::scheduler::{Desk, RowLease, SlotLease};
 
-use crate::model::decoder::{Cache, Decoder, Heard, Item};
-use crate::model::ops::log_sum_exp;
-use crate::tokens::{Special, TIMESTAMPS, Tokens};
-
-/// The latest first timestamp, in steps of 20 ms: speech begins within the first second of a window.
-const FIRST_TIMESTAMP_MAX: u32 = 50;
-
-/// What may be sampled next. Filters in openai's order: blanks at the start, suppressed tokens, then the
-/// rules of timestamps.
-pub struct Rules<'a> {
-    special: Special,
-    suppressed: &'a [u32],
-    suppressed_first: &'a [u32],
-    timestamps: bool,
-}
-
-impl<'a> Rules<'a> {
-    /// The rules of a vocabulary, with or without those of timestamps.
-    pub fn new(tokens: &'a Tokens, timestamps: bool) -> Rules<'a> {
-        Rules {
-            special: tokens.special,
-            suppressed: &tokens.suppressed,
-            suppressed_first: &tokens.suppressed_first,
-            timestamps,
-        }
-    }
-
-    /// Sets the logits (vocabulary) of what may not follow `sampled` to minus infinity.
-    pub fn apply(&self, sampled: &[u32], logits: &mut [f32]) {
-        if sampled.is_empty() {
-            forbid_each(logits, self.suppressed_first);
-        }
-        forbid_each(logits, self.suppressed);
-        if self.timestamps {
-            self.apply_timestamps(sampled, logits);
-        }
-    }
-
-    fn apply_timestamps(&self, sampled: &[u32], logits: &mut [f32]) {
-        let first = self.special.first_timestamp;
-        let end = (first + TIMESTAMPS) as usize;
-        forbid_each(logits, &[self.special.no_timestamps]);
-        forbid(logits, end, usize::MAX);
-        let first = first as usize;
-        let is_timestamp = |token: &u32| *token as usize >= first;
-        let last_is_timestamp = sampled.last().is_some_and(is_timestamp);
-        // With fewer than two tokens the one before the last counts as a timestamp: text follows the first.
-        let previous_is_timestamp = sampled.len() < 2 || is_timestamp(&sampled[sampled.len() - 2]);
-        if last_is_timestamp && previous_is_timestamp {
-            forbid(logits, first, usize::MAX);
-        } else if last_is_timestamp {
-            forbid(logits, 0, self.special.end as usize);
-        }
-        if let Some(latest) = sampled.iter().rev().find(|token| is_timestamp(token)) {
-            // Times do not go back, and a text takes some time: only a start may repeat the end before it.
-            let repeats = last_is_timestamp && !previous_is_timestamp;
-            forbid(logits, first, *latest as usize + usize::from(!repeats));
-        }
-        if sampled.is_empty() {
-            forbid(logits, 0, first);
-            forbid(logits, first + FIRST_TIMESTAMP_MAX as usize + 1, usize::MAX);
-        }
-        // All timestamps together outweigh the best text: it is time for one. The normaliser of the
-        // probabilities is common to both sides, so logits can be compared.
-        let (text, times) = logits[..end.min(logits.len())].split_at(first);
-        let (text_max, times_max) = (max(text), max(times));
-        if times_max.is_finite() && log_sum_exp(times, times_max) > text_max {
-            forbid(logits, 0, first);
-        }
-    }
-}
-
-fn forbid(logits: &mut [f32], start: usize, end: usize) {
-    let end = end.min(logits.len());
-    if start < end {
-        logits[start..end].fill(f32::NEG_INFINITY);
-    }
-}
-
-fn forbid_each(logits: &mut [f32], tokens: &[u32]) {
-    for token in tokens {
-        logits[*token as usize] = f32::NEG_INFINITY;
-    }
-}
-
-fn max(logits: &[f32]) -> f32 {
-    logits.iter().fold(f32::NEG_INFINITY, |max, x| if *x > max { *x } else { max })
+/// A prompt and the room behind it.
+pub struct Prompt {
+    /// Its tokens.
+    pub tokens: Rc<[u32]>,
+    /// Index of `<|startoftranscript|>`.
+    pub start: usize,
+    /// Tokens that the text has to begin with.
+    pub prefix: Vec<u32>,
+    /// Tokens a text may have, the end counted.
+    pub tokens_max: usize,
+    /// `<|endoftext|>`.
+    pub end: u32,
 }
 
 /// One text found for a window.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Candidate {
     /// Tokens without prompt and end.
     pub tokens: Vec<u32>,
     /// Sum of the logarithms of the probabilities of the tokens and the end.
     pub sum_logprob: f32,
+    /// Whether it was ended because it went round in a circle.
+    pub ran_away: bool,
 }
 
 impl Candidate {
@@ -109,214 +38,255 @@ impl Candidate {
         self.sum_logprob / (self.tokens.len() + 1) as f32
     }
 
-    /// How candidates of one window are ranked: the mean over the tokens alone, as openai's ranker has it.
-    fn rank(&self) -> f32 {
-        self.sum_logprob / self.tokens.len().max(1) as f32
+    /// How candidates of one window are ranked: the mean over the tokens alone, or over ((5 + tokens) / 6) to the power
+    /// of a penalty (Wu et al. 2016, equation 14), as openai's ranker has both.
+    fn rank(&self, length_penalty: Option<f32>) -> f32 {
+        let length = self.tokens.len().max(1) as f32;
+        self.sum_logprob / length_penalty.map_or(length, |penalty| ((5.0 + length) / 6.0).powf(penalty))
     }
 }
 
-/// A prompt that was run once: every temperature of the ladder continues from it.
-pub struct Start {
-    cache: Cache,
-    /// Logits behind the prompt, (vocabulary).
-    logits: Vec<f32>,
-    positions: usize,
-    /// Probability that the window holds no speech, read behind `<|startoftranscript|>` before any filter.
+/// What a search found.
+pub struct Found {
+    /// The best text.
+    pub best: Candidate,
+    /// Probability that the window holds no speech.
     pub no_speech_prob: f32,
 }
 
-impl Start {
-    /// Runs a prompt; `start` is the index of `<|startoftranscript|>` in it. There is room for `tokens_max`
-    /// tokens behind it.
-    pub fn new(
-        decoder: &Decoder,
-        heard: &Heard,
-        prompt: &[u32],
-        start: usize,
-        no_speech: u32,
-        tokens_max: usize,
-    ) -> Start {
-        let mut cache = decoder.cache(prompt.len() + tokens_max);
-        let items: Vec<Item> = prompt
-            .iter()
-            .enumerate()
-            .map(|(position, token)| Item { row: 0, position, token: *token })
-            .collect();
-        let mut logits = Vec::new();
-        decoder.run(heard, &mut cache, &items, &[start, prompt.len() - 1], &mut logits);
-        let last = logits.split_off(logits.len() / 2);
-        let total = log_sum_exp(&logits, max(&logits));
-        let no_speech_prob = (logits[no_speech as usize] - total).exp();
-        Start { cache, logits: last, positions: prompt.len(), no_speech_prob }
-    }
-}
-
-/// Probabilities of some tokens (of languages) behind a lone `<|startoftranscript|>`, among themselves.
-pub fn probabilities(decoder: &Decoder, heard: &Heard, start: u32, among: &[u32]) -> Vec<f32> {
-    let mut logits = Vec::new();
-    decoder.run(
-        heard,
-        &mut decoder.cache(1),
-        &[Item { row: 0, position: 0, token: start }],
-        &[0],
-        &mut logits,
-    );
-    let mut chosen: Vec<f32> = among.iter().map(|token| logits[*token as usize]).collect();
-    crate::model::ops::softmax(&mut chosen);
-    chosen
-}
-
-/// How candidates are drawn.
+/// How beams are searched.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Draw {
-    /// 0 takes the likeliest token each time; above, tokens are sampled.
-    pub temperature: f32,
-    /// Candidates to draw when sampling, of which the likeliest is kept.
-    pub candidates: usize,
-    /// Tokens after which a candidate is cut off.
-    pub tokens_max: usize,
+pub struct Beams {
+    /// Beams kept at each step.
+    pub size: usize,
+    /// Texts to find before the search ends, as a multiple of the beams; openai's `patience`.
+    pub patience: f32,
+    /// See [`Candidate::rank`].
+    pub length_penalty: Option<f32>,
 }
 
-/// Continues a prompt until its end and returns the likeliest candidate.
-pub fn decode(
-    decoder: &Decoder,
-    heard: &Heard,
-    start: &Start,
-    rules: &Rules,
-    draw: Draw,
-    random: &mut Random,
-) -> Candidate {
-    let rows = if draw.temperature > 0.0 { draw.candidates.max(1) } else { 1 };
-    let mut cache = start.cache.spread(rows, start.positions);
-    let mut candidates = vec![Candidate { tokens: Vec::new(), sum_logprob: 0.0 }; rows];
-    let mut logits = start.logits.repeat(rows);
-    let mut open: Vec<usize> = (0..rows).collect();
-    for step in 0..draw.tokens_max {
-        let mut items = Vec::with_capacity(open.len());
-        let vocabulary = start.logits.len();
-        for (row, logits) in open.iter().zip(logits.chunks_exact_mut(vocabulary)) {
-            let candidate = &mut candidates[*row];
-            rules.apply(&candidate.tokens, logits);
-            let (token, logprob) = choose(logits, draw.temperature, rules.special.end, random);
-            candidate.sum_logprob += logprob;
-            if token != rules.special.end {
-                candidate.tokens.push(token);
-                items.push(Item { row: *row, position: start.positions + step, token });
-            }
-        }
-        if items.is_empty() || step + 1 == draw.tokens_max {
+/// Takes the likeliest token each time at temperature 0; above, draws `count` texts and takes the likeliest.
+pub async fn draw(
+    desk: &Desk,
+    slot: &SlotLease,
+    prompt: &Prompt,
+    sampling: Sampling,
+    count: usize,
+) -> Result<Found, DeviceError> {
+    let rows = desk.rows(count).await;
+    let texts = rows.into_iter().enumerate().map(|(i, row)| {
+        // Another odd multiple for each candidate keeps their random numbers apart.
+        let seed = sampling.seed.wrapping_add((i as u64).wrapping_mul(0xd1b5_4a32_d192_ed03));
+        follow(row, slot, prompt, Sampling { seed, ..sampling })
+    });
+    let found = futures::future::try_join_all(texts).await?;
+    let best = |best: Found, next: Found| {
+        if next.best.rank(None) > best.best.rank(None) { next } else { best }
+    };
+    Ok(found.into_iter().reduce(best).expect("at least one text was drawn"))
+}
+
+/// Follows one row to its end.
+async fn follow(
+    row: RowLease,
+    slot: &SlotLease,
+    prompt: &Prompt,
+    sampling: Sampling,
+) -> Result<Found, DeviceError> {
+    let mut candidate = Candidate::default();
+    let flow = prompt.tokens_max.saturating_sub(1 + prompt.prefix.len());
+    let mut answer = if prompt.prefix.is_empty() {
+        row.flow(slot, &prompt.tokens, prompt.start, sampling, flow);
+        row.answer().await?
+    } else {
+        row.start_top(slot, &prompt.tokens, prompt.start, sampling, 1);
+        let first = row.answer().await?;
+        Answer { no_speech_prob: first.no_speech_prob, ..force(&row, &prompt.prefix, flow).await? }
+    };
+    candidate.tokens.extend(&prompt.prefix);
+    let no_speech_prob = answer.no_speech_prob.unwrap_or(0.0);
+    loop {
+        let (token, logprob) = answer.tokens.first().copied().unwrap_or((prompt.end, 0.0));
+        candidate.sum_logprob += logprob;
+        if token == prompt.end {
             break;
         }
-        let wanted: Vec<usize> = (0..items.len()).collect();
-        decoder.run(heard, &mut cache, &items, &wanted, &mut logits);
-        open = items.iter().map(|item| item.row).collect();
+        candidate.tokens.push(token);
+        if candidate.tokens.len() >= prompt.tokens_max {
+            break;
+        }
+        if let Some(period) = runs_away(&candidate.tokens) {
+            // One round stays: it may have been said.
+            let keep = candidate.tokens.len() - repeated(&candidate.tokens, period);
+            candidate.tokens.truncate(keep + period);
+            candidate.ran_away = true;
+            break;
+        }
+        answer = row.answer().await?;
     }
-    candidates
-        .into_iter()
-        .reduce(|best, next| if next.rank() > best.rank() { next } else { best })
-        .expect("at least one row was drawn")
+    Ok(Found { best: candidate, no_speech_prob })
 }
 
-/// Picks a token from filtered logits and gives its logarithmic probability at temperature 1.
-fn choose(logits: &[f32], temperature: f32, end: u32, random: &mut Random) -> (u32, f32) {
-    let likeliest =
-        logits.iter().enumerate().fold(end as usize, |best, (i, x)| if *x > logits[best] { i } else { best });
-    let max = logits[likeliest];
-    if !max.is_finite() {
-        return (end, 0.0);
+/// Feeds a prefix token by token, as if it had been sampled, and returns the answer behind it.
+async fn force(row: &RowLease, prefix: &[u32], flow: usize) -> Result<Answer, DeviceError> {
+    let mut answer = None;
+    for (i, token) in prefix.iter().enumerate() {
+        row.choose(*token, if i + 1 == prefix.len() { flow } else { 0 });
+        answer = Some(row.answer().await?);
     }
-    let total = log_sum_exp(logits, max);
-    let token = if temperature > 0.0 {
-        sample(logits, max, temperature, random).unwrap_or(likeliest)
-    } else {
-        likeliest
-    };
-    (token as u32, logits[token] - total)
+    Ok(answer.expect("a prefix has a token"))
 }
 
-/// Draws an index with probability proportional to exp(logit / temperature).
-fn sample(logits: &[f32], max: f32, temperature: f32, random: &mut Random) -> Option<usize> {
-    let weight = |x: f32| f64::from((x - max) / temperature).exp();
-    let total: f64 = logits.iter().map(|x| weight(*x)).sum();
-    let mut rest = random.unit() * total;
-    logits.iter().position(|x| {
-        rest -= weight(*x);
-        rest < 0.0
-    })
+/// Tokens at the end of a text that repeat with a period.
+fn repeated(tokens: &[u32], period: usize) -> usize {
+    let same = tokens.iter().rev().zip(tokens.iter().rev().skip(period)).take_while(|(a, b)| a == b).count();
+    same + period
 }
 
-/// Random numbers of which a seed says all: SplitMix64. The same seed must give the same text for as long
-/// as transcripts are compared, so the generator is no dependency's choice.
-pub struct Random(u64);
+/// A text that a beam follows.
+struct Beam {
+    tokens: Vec<u32>,
+    sum_logprob: f32,
+}
 
-impl Random {
-    /// Starts from a seed.
-    pub fn new(seed: u64) -> Random {
-        Random(seed)
+/// A way on from a beam.
+struct Way {
+    beam: usize,
+    token: u32,
+    sum_logprob: f32,
+}
+
+/// Searches with beams, as openai's `BeamSearchDecoder`: of each beam the likeliest tokens, one more than there are
+/// beams; of all of them the likeliest go on, those that end before the last of these are found.
+pub async fn search(
+    desk: &Desk,
+    slot: &SlotLease,
+    prompt: &Prompt,
+    sampling: Sampling,
+    beams: Beams,
+) -> Result<Found, DeviceError> {
+    let rows = desk.rows(beams.size).await;
+    let wanted = (beams.size as f32 * beams.patience).round().max(1.0) as usize;
+    let ways = beams.size + 1;
+    rows[0].start_top(slot, &prompt.tokens, prompt.start, sampling, ways);
+    let mut first = rows[0].answer().await?;
+    let no_speech_prob = first.no_speech_prob.unwrap_or(0.0);
+    for token in &prompt.prefix {
+        rows[0].choose_top(*token, ways);
+        first = rows[0].answer().await?;
     }
-
-    /// The next number in 0..1.
-    pub fn unit(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    let mut open = vec![Beam { tokens: prompt.prefix.clone(), sum_logprob: 0.0 }];
+    // The row in which each open beam lives.
+    let mut homes = vec![0];
+    let mut answers = vec![first];
+    let mut found: Vec<Candidate> = Vec::new();
+    loop {
+        let next = step(&open, &answers, beams.size, prompt.end, wanted, &mut found);
+        if next.is_empty() || found.len() >= wanted {
+            break;
+        }
+        if open[0].tokens.len() + 1 >= prompt.tokens_max {
+            // Out of room: what is open counts too where too little ended, as openai's finalize() has it.
+            let missing = beams.size.saturating_sub(found.len());
+            found.extend(next.into_iter().take(missing).map(|way| Candidate {
+                tokens: grown(&open[way.beam].tokens, way.token),
+                sum_logprob: way.sum_logprob,
+                ran_away: false,
+            }));
+            break;
+        }
+        let (moved, copies) = settle(&next, &homes, beams.size);
+        let copies: Vec<_> = copies.into_iter().map(|(from, to)| (&rows[from], &rows[to])).collect();
+        desk.copy_rows(&copies);
+        for (way, home) in next.iter().zip(&moved) {
+            rows[*home].choose_top(way.token, ways);
+        }
+        answers.clear();
+        for home in &moved {
+            answers.push(rows[*home].answer().await?);
+        }
+        open = next
+            .iter()
+            .map(|way| Beam {
+                tokens: grown(&open[way.beam].tokens, way.token),
+                sum_logprob: way.sum_logprob,
+            })
+            .collect();
+        homes = moved;
+        if let Some(period) = runs_away(&open[0].tokens) {
+            let tokens = &open[0].tokens;
+            let keep = tokens.len() - repeated(tokens, period) + period;
+            let (tokens, sum_logprob) = (tokens[..keep].to_vec(), open[0].sum_logprob);
+            found.push(Candidate { tokens, sum_logprob, ran_away: true });
+            break;
+        }
     }
+    let rank = |candidate: &Candidate| candidate.rank(beams.length_penalty);
+    let best = found.into_iter().reduce(|best, next| if rank(&next) > rank(&best) { next } else { best });
+    Ok(Found { best: best.unwrap_or_default(), no_speech_prob })
 }
 
-/// Bounds beyond which a result is not believed; `None` switches a test off. The defaults are openai's.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Thresholds {
-    /// Above this the text repeats itself.
-    pub compression_ratio: Option<f32>,
-    /// Below this mean logarithmic probability the text is guessed.
-    pub avg_logprob: Option<f32>,
-    /// Above this probability of no speech a guessed text is silence.
-    pub no_speech: Option<f32>,
-}
-
-impl Default for Thresholds {
-    fn default() -> Thresholds {
-        Thresholds { compression_ratio: Some(2.4), avg_logprob: Some(-1.0), no_speech: Some(0.6) }
+/// Chooses among the ways on from all beams; texts that end are added to `found` while there is room for them.
+fn step(
+    open: &[Beam],
+    answers: &[Answer],
+    size: usize,
+    end: u32,
+    wanted: usize,
+    found: &mut Vec<Candidate>,
+) -> Vec<Way> {
+    let mut ways: Vec<Way> = Vec::with_capacity(open.len() * (size + 1));
+    for (i, (beam, answer)) in open.iter().zip(answers).enumerate() {
+        let on = answer.tokens.iter();
+        ways.extend(on.map(|(token, logprob)| Way {
+            beam: i,
+            token: *token,
+            sum_logprob: beam.sum_logprob + logprob,
+        }));
     }
-}
-
-/// What a result is judged by.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Quality {
-    /// See [`Candidate::avg_logprob`].
-    pub avg_logprob: f32,
-    /// See [`Start::no_speech_prob`].
-    pub no_speech_prob: f32,
-    /// See [`compression_ratio`].
-    pub compression_ratio: f32,
-}
-
-impl Thresholds {
-    /// Whether the next temperature should be tried: the text repeats itself or is guessed, and is not
-    /// simply silence.
-    pub fn ask_again(&self, quality: Quality) -> bool {
-        let repeats = self.compression_ratio.is_some_and(|bound| quality.compression_ratio > bound);
-        let guessed = self.avg_logprob.is_some_and(|bound| quality.avg_logprob < bound);
-        let silent = self.no_speech.is_some_and(|bound| quality.no_speech_prob > bound);
-        (repeats || guessed) && !(silent && guessed)
+    // A stable sort: of equal ways that of the earlier beam comes first.
+    ways.sort_by(|a, b| b.sum_logprob.total_cmp(&a.sum_logprob));
+    let mut next = Vec::with_capacity(size);
+    for way in ways {
+        if way.token != end {
+            next.push(way);
+            if next.len() == size {
+                break;
+            }
+        } else if found.len() < wanted {
+            let tokens = open[way.beam].tokens.clone();
+            found.push(Candidate { tokens, sum_logprob: way.sum_logprob, ran_away: false });
+        }
     }
-
-    /// Whether the window is silence, whatever text was found in it.
-    pub fn is_silence(&self, quality: Quality) -> bool {
-        let silent = self.no_speech.is_some_and(|bound| quality.no_speech_prob > bound);
-        let sure = self.avg_logprob.is_some_and(|bound| quality.avg_logprob > bound);
-        silent && !sure
-    }
+    next
 }
 
-/// Bytes of a text over bytes of its zlib form: high when it repeats itself.
-pub fn compression_ratio(text: &str) -> f32 {
-    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::new(6));
-    encoder.write_all(text.as_bytes()).expect("a vector takes any number of bytes");
-    let compressed = encoder.finish().expect("a vector takes any number of bytes");
-    text.len() as f32 / compressed.len() as f32
+/// Gives each beam of the next step a row: the first that goes on from a beam stays in its row, others copy it into
+/// rows that are free. Returns the rows, and the copies (from, to).
+fn settle(next: &[Way], homes: &[usize], size: usize) -> (Vec<usize>, Vec<(usize, usize)>) {
+    let mut stays = vec![None; size];
+    for (i, way) in next.iter().enumerate() {
+        stays[homes[way.beam]].get_or_insert(i);
+    }
+    let mut free = (0..size).filter(|row| stays[*row].is_none());
+    let mut copies = Vec::new();
+    let rows = next.iter().enumerate().map(|(i, way)| {
+        let home = homes[way.beam];
+        if stays[home] == Some(i) {
+            return home;
+        }
+        let row = free.next().expect("there are as many rows as beams");
+        copies.push((home, row));
+        row
+    });
+    (rows.collect(), copies)
+}
+
+fn grown(tokens: &[u32], token: u32) -> Vec<u32> {
+    let mut grown = Vec::with_capacity(tokens.len() + 1);
+    grown.extend(tokens);
+    grown.push(token);
+    grown
 }
 
 #[cfg(test)]

@@ -9,6 +9,42 @@ const FRAME_MS: u64 = 10;
 /// Frames of one timestamp step.
 const STEP_FRAMES: usize = 2;
 
+/// A timed text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Span {
+    /// Start from the segment's start.
+    pub start_ms: u64,
+    /// End from the segment's start; never beyond the segment.
+    pub end_ms: u64,
+    /// The text; a leading space is part of it.
+    pub text: String,
+    /// Its tokens, timestamps included.
+    pub tokens: Vec<u32>,
+    /// Mean logarithm of the probability of a token of the window.
+    pub avg_logprob: f32,
+    /// Probability that the window holds no speech.
+    pub no_speech_prob: f32,
+    /// Bytes of the window's text over bytes of its zlib form.
+    pub compression_ratio: f32,
+    /// Temperature at which the window's text was accepted.
+    pub temperature: f32,
+    /// Its words with their times, where they were asked for.
+    pub words: Vec<Word>,
+}
+
+/// A word with its time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Word {
+    /// Start from the segment's start.
+    pub start_ms: u64,
+    /// End from the segment's start.
+    pub end_ms: u64,
+    /// The word with what stands around it: a leading space, punctuation.
+    pub text: String,
+    /// Mean probability of its tokens.
+    pub probability: f32,
+}
+
 /// A run of tokens between two timestamps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {

@@ -361,4 +361,4 @@ fn byte_alphabet() -> HashMap<char, u8> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

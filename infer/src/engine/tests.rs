@@ -9,17 +9,21 @@ use safetensors::{Dtype, tensor::TensorView};
 use tempfile::TempDir;
 
 use super::*;
+use crate::sampling::unit;
+use crate::scheduler::URGENT;
 
 const WIDTH: usize = 64;
 const INNER: usize = 128;
+const SETUP: Setup = Setup { threads: 2, segments: 4 };
 
 /// Tensors of a network with one layer each side, two heads and random weights, by CTranslate2's names.
 fn random_tensors(vocabulary: usize) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
-    let mut random = Random::new(1);
+    let mut drawn = 0;
     let mut tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)> = BTreeMap::new();
     let mut add = |name: &str, shape: &[usize], scale: f64| {
-        let count = shape.iter().product();
-        let values = (0..count).map(|_| ((random.unit() * 2.0 - 1.0) * scale) as f32).collect();
+        let count: u32 = shape.iter().product::<usize>() as u32;
+        let values = (0..count).map(|i| ((unit(1, drawn + i) * 2.0 - 1.0) * scale) as f32).collect();
+        drawn += count;
         tensors.insert(name.to_owned(), (shape.to_owned(), values));
     };
     add("decoder/embeddings/weight", &[vocabulary, WIDTH], 0.3);
@@ -181,14 +185,31 @@ fn write_hugging_face(folder: &Path, tensors: BTreeMap<String, (Vec<usize>, Vec<
     fs::write(folder.join("config.json"), config.to_string()).unwrap();
 }
 
+/// A device and a voice with random weights.
+pub(crate) fn random_network(slots: usize, rows: usize) -> (Box<dyn Backend>, Arc<Voice>) {
+    let folder = tempfile::tempdir().unwrap();
+    write_ctranslate2(folder.path(), 51_864);
+    let weights = Weights::open(folder.path()).unwrap();
+    let model = Model::load(&weights).unwrap();
+    let tokens = Tokens::load(folder.path(), weights.format(), model.dims.vocabulary).unwrap();
+    let dims = model.dims;
+    let backend = Plain::new(model, Rules::new(&tokens), slots, rows);
+    (Box::new(backend), Arc::new(Voice { dims, tokens }))
+}
+
 fn random_engine(vocabulary: usize) -> (TempDir, Engine) {
     let folder = tempfile::tempdir().unwrap();
     write_ctranslate2(folder.path(), vocabulary);
-    let engine = Engine::load(folder.path(), 2).unwrap();
+    let engine = Engine::load(folder.path(), SETUP).unwrap();
     (folder, engine)
 }
 
-fn hum(seconds: usize) -> Vec<i16> {
+/// Transcribes on this thread.
+fn transcribe(engine: &Engine, pcm: &[i16], options: &Options) -> Result<Output, Error> {
+    futures::executor::block_on(engine.transcribe(pcm.into(), options.clone(), URGENT))
+}
+
+pub(crate) fn hum(seconds: usize) -> Vec<i16> {
     (0..seconds * SAMPLE_RATE).map(|i| ((i * i / 50) % 16_001) as i16 - 8_000).collect()
 }
 
@@ -196,7 +217,7 @@ fn hum(seconds: usize) -> Vec<i16> {
 fn nonsense_ends_and_keeps_to_its_bounds() {
     let (_folder, engine) = random_engine(51_864);
     let options = Options { tokens_max: 40, ..Options::default() };
-    let output = engine.transcribe(&hum(9), &options).unwrap();
+    let output = transcribe(&engine, &hum(9), &options).unwrap();
     assert_eq!((output.language.as_str(), output.language_probability), ("en", 1.0));
     assert!(!output.spans.is_empty());
     for span in &output.spans {
@@ -211,8 +232,8 @@ fn nonsense_ends_and_keeps_to_its_bounds() {
 #[test]
 fn the_same_seed_gives_the_same_text_from_any_thread() {
     let (_folder, engine) = random_engine(51_864);
-    let options = Options { temperatures: vec![0.8], candidates: 3, tokens_max: 20, ..Options::default() };
-    let read = |seed| engine.transcribe(&hum(3), &Options { seed, ..options.clone() }).unwrap();
+    let options = Options { temperatures: vec![0.8], best_of: 3, tokens_max: 20, ..Options::default() };
+    let read = |seed| transcribe(&engine, &hum(3), &Options { seed, ..options.clone() }).unwrap();
     let (a, b) = thread::scope(|scope| {
         let other = scope.spawn(|| read(1));
         (read(1), other.join().unwrap())
@@ -228,13 +249,13 @@ fn both_formats_give_the_same_text() {
     let folder = tempfile::tempdir().unwrap();
     write_hugging_face(folder.path(), random_tensors(vocabulary), 2);
     write_vocabulary(folder.path(), vocabulary);
-    let hugging_face = Engine::load(folder.path(), 1).unwrap();
+    let hugging_face = Engine::load(folder.path(), SETUP).unwrap();
     assert_ne!(ctranslate2.info().sha256, hugging_face.info().sha256);
     assert_eq!(hugging_face.info().languages.len(), 99);
     let options = Options { temperatures: vec![0.0], tokens_max: 30, ..Options::default() };
     let (a, b) = (
-        ctranslate2.transcribe(&hum(5), &options).unwrap(),
-        hugging_face.transcribe(&hum(5), &options).unwrap(),
+        transcribe(&ctranslate2, &hum(5), &options).unwrap(),
+        transcribe(&hugging_face, &hum(5), &options).unwrap(),
     );
     let tokens =
         |output: &Output| output.spans.iter().flat_map(|span| span.tokens.clone()).collect::<Vec<_>>();
@@ -246,7 +267,7 @@ fn both_formats_give_the_same_text() {
 fn nothing_heard_is_nothing_said() {
     let (_folder, engine) = random_engine(51_864);
     for samples in [0, 1, 159] {
-        assert_eq!(engine.transcribe(&vec![1; samples], &Options::default()).unwrap().spans, []);
+        assert_eq!(transcribe(&engine, &vec![1; samples], &Options::default()).unwrap().spans, []);
     }
 }
 
@@ -255,7 +276,7 @@ fn what_cannot_be_done_is_refused_with_a_reason() {
     let (_folder, english) = random_engine(51_864);
     let (_other, multilingual) = random_engine(51_865);
     let refuse = |engine: &Engine, options: Options, expected: &str| {
-        let message = engine.transcribe(&[0; 16], &options).unwrap_err().to_string();
+        let message = transcribe(engine, &[0; 16], &options).unwrap_err().to_string();
         assert!(message.contains(expected), "{message}");
         assert_eq!(engine.check(&options).unwrap_err().to_string(), message);
     };
@@ -274,10 +295,10 @@ fn what_cannot_be_done_is_refused_with_a_reason() {
         Options { temperatures: vec![f32::NAN], ..Options::default() },
         "temperatures are 0 to 2",
     );
-    refuse(&english, Options { candidates: 0, ..Options::default() }, "1 to 64 candidates");
+    refuse(&english, Options { best_of: 0, ..Options::default() }, "best_of is 1 to 16, not 0");
     assert!(multilingual.check(&Options { task: Task::Translate, ..language("German") }).is_ok());
     let message =
-        english.transcribe(&vec![0; SEGMENT_SAMPLES_MAX + 1], &Options::default()).unwrap_err().to_string();
+        transcribe(&english, &vec![0; SEGMENT_SAMPLES_MAX + 1], &Options::default()).unwrap_err().to_string();
     assert!(message.contains("at most 30 s"), "{message}");
 }
 
@@ -286,7 +307,7 @@ fn a_long_prompt_leaves_room_for_the_text() {
     let (_folder, engine) = random_engine(51_864);
     let prompt = Some("a b c d e f g h i j ".repeat(100));
     let options = Options { prompt, temperatures: vec![0.0], tokens_max: 224, ..Options::default() };
-    engine.transcribe(&hum(2), &options).unwrap();
+    transcribe(&engine, &hum(2), &options).unwrap();
 }
 
 #[test]
@@ -297,7 +318,7 @@ fn damaged_weights_are_named() {
     let whole = fs::read(&file).unwrap();
     for keep in [0, 3, 100, whole.len() / 2, whole.len() - 1] {
         fs::write(&file, &whole[..keep]).unwrap();
-        let message = Engine::load(folder.path(), 1).err().unwrap().to_string();
+        let message = Engine::load(folder.path(), SETUP).err().unwrap().to_string();
         assert!(
             message.contains("model.bin is damaged") && message.contains("download the model again"),
             "{message}"
@@ -308,9 +329,9 @@ fn damaged_weights_are_named() {
     let middle = whole.len() / 2;
     bad[middle..middle + 8].fill(0xff);
     fs::write(&file, &bad).unwrap();
-    assert!(Engine::load(folder.path(), 1).err().unwrap().to_string().contains("not numbers"));
+    assert!(Engine::load(folder.path(), SETUP).err().unwrap().to_string().contains("not numbers"));
     fs::remove_file(&file).unwrap();
-    let message = Engine::load(folder.path(), 1).err().unwrap().to_string();
+    let message = Engine::load(folder.path(), SETUP).err().unwrap().to_string();
     assert!(message.contains("model.bin or model.safetensors is missing"), "{message}");
 }
 
@@ -344,9 +365,9 @@ fn real_speech_is_read_as_faster_whisper_reads_it() {
     else {
         return;
     };
-    let engine = Engine::load(&model, 2).unwrap();
+    let engine = Engine::load(&model, SETUP).unwrap();
     let clips = clips.parent().unwrap();
-    let output = engine.transcribe(&speech(clips.join("beckett.wav")), &Options::default()).unwrap();
+    let output = transcribe(&engine, &speech(clips.join("beckett.wav")), &Options::default()).unwrap();
     let times: Vec<_> =
         output.spans.iter().map(|span| (span.start_ms, span.end_ms, span.text.as_str())).collect();
     assert_eq!(
@@ -359,7 +380,7 @@ fn real_speech_is_read_as_faster_whisper_reads_it() {
         ]
     );
     // The tokens that faster-whisper 1.2.1 finds (float32, beam 1).
-    let output = engine.transcribe(&speech(clips.join("librivox-0870.wav")), &Options::default()).unwrap();
+    let output = transcribe(&engine, &speech(clips.join("librivox-0870.wav")), &Options::default()).unwrap();
     #[rustfmt::skip]
     let expected = [
         50363, 843, 1770, 13, 1757, 16189, 3822, 550, 788, 24638, 284, 2074, 703, 881, 612, 1244, 307, 25220, 1473, 287,
@@ -371,15 +392,15 @@ fn real_speech_is_read_as_faster_whisper_reads_it() {
     let pcm = speech(clips.join("librivox-0890.wav"));
     let options = Options { timestamps: false, ..Options::default() };
     let (a, b) = thread::scope(|scope| {
-        let other = scope.spawn(|| engine.transcribe(&pcm, &options).unwrap());
-        (engine.transcribe(&pcm, &options).unwrap(), other.join().unwrap())
+        let other = scope.spawn(|| transcribe(&engine, &pcm, &options).unwrap());
+        (transcribe(&engine, &pcm, &options).unwrap(), other.join().unwrap())
     });
     assert_eq!(a, b);
     assert_eq!(a.spans.len(), 1);
     assert!(a.spans[0].tokens.iter().all(|token| *token < 50_256), "{:?}", a.spans[0].tokens);
     assert!(text(&a).contains("rather selfish is to be ill"), "{}", text(&a));
     // Silence is nothing said.
-    assert_eq!(engine.transcribe(&[0; 8 * SAMPLE_RATE], &Options::default()).unwrap().spans, []);
+    assert_eq!(transcribe(&engine, &[0; 8 * SAMPLE_RATE], &Options::default()).unwrap().spans, []);
 }
 
 #[test]
@@ -389,16 +410,17 @@ fn a_multilingual_model_hears_which_language_is_spoken() {
     else {
         return;
     };
-    let engine = Engine::load(&model, 2).unwrap();
+    let engine = Engine::load(&model, SETUP).unwrap();
     assert!(engine.info().multilingual && engine.info().languages.len() == 99);
     let pcm = speech(clips.parent().unwrap().join("librivox-0870.wav"));
-    let output = engine.transcribe(&pcm, &Options::default()).unwrap();
+    let output = transcribe(&engine, &pcm, &Options::default()).unwrap();
     assert_eq!(output.language, "en");
     assert!(output.language_probability > 0.9, "{}", output.language_probability);
     let spoken = text(&output).to_lowercase();
     assert!(spoken.contains("had then leisure to consider how much there might be"), "{spoken}");
     let given =
-        engine.transcribe(&pcm, &Options { language: Some("english".into()), ..Options::default() }).unwrap();
+        transcribe(&engine, &pcm, &Options { language: Some("english".into()), ..Options::default() })
+            .unwrap();
     assert_eq!((given.language_probability, given.spans), (1.0, output.spans));
 }
 

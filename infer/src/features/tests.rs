@@ -62,16 +62,19 @@ fn silence_is_flat() {
 fn less_than_a_frame_is_nothing() {
     for samples in [0, 1, 159] {
         let mel = Features::new(80).compute(&vec![1_000; samples]);
-        assert_eq!((mel.frames(), mel.values().len(), mel.window(0).len()), (0, 0, 0));
+        assert_eq!((mel.frames(), mel.values().len(), mel.window(0, WINDOW_FRAMES).len()), (0, 0, 0));
     }
 }
 
 #[test]
 fn a_window_continues_with_zeros() {
     let mel = Features::new(80).compute(&sweep());
-    let window = mel.window(40);
+    let window = mel.window(40, WINDOW_FRAMES);
     assert_eq!(window.len(), 80 * WINDOW_FRAMES);
     assert_eq!(window[7 * WINDOW_FRAMES..][..60], mel.values()[7 * 100 + 40..][..60]);
     assert!(window[7 * WINDOW_FRAMES + 60..8 * WINDOW_FRAMES].iter().all(|x| *x == 0.0));
-    assert!(mel.window(500).iter().all(|x| *x == 0.0));
+    assert!(mel.window(500, WINDOW_FRAMES).iter().all(|x| *x == 0.0));
+    let part = mel.window(40, 10);
+    assert_eq!(part[7 * WINDOW_FRAMES..][..10], mel.values()[7 * 100 + 40..][..10]);
+    assert_eq!(part[7 * WINDOW_FRAMES + 10], 0.0);
 }

@@ -1,7 +1,7 @@
 use super::*;
 
 /// The 256 bytes, some merges in rank order, and the special tokens of an English-only model.
-fn small() -> Tokens {
+pub(crate) fn small() -> Tokens {
     let alphabet = byte_alphabet();
     let mut letters: Vec<char> = alphabet.keys().copied().collect();
     letters.sort();

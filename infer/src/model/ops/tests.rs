@@ -1,9 +1,8 @@
 use super::*;
-use crate::search::Random;
+use crate::sampling::unit;
 
 fn numbers(count: usize, seed: u64) -> Vec<f32> {
-    let mut random = Random::new(seed);
-    (0..count).map(|_| (random.unit() * 4.0 - 2.0) as f32).collect()
+    (0..count as u32).map(|i| (unit(seed, i) * 4.0 - 2.0) as f32).collect()
 }
 
 #[track_caller]

@@ -1,0 +1,132 @@
+//! The network in plain f32, one row after another: what faster backends are compared with.
+
+use crate::backend::{
+    Alignment, Answer, Ask, Backend, Capacity, DeviceError, Feed, Report, Row, Run, Slot, Sound,
+};
+use crate::features::Features;
+use crate::model::decoder::{Cache, Heard, Item};
+use crate::model::ops::{log_sum_exp, softmax};
+use crate::model::{Dims, Model};
+use crate::sampling::{Rules, Sampling, State, choose, top};
+
+/// A network with slots and rows, and nothing shared between rows.
+pub struct Plain {
+    model: Model,
+    rules: Rules,
+    features: Features,
+    slots: Vec<Option<Heard>>,
+    rows: Vec<Option<Text>>,
+}
+
+#[derive(Clone)]
+struct Text {
+    slot: Slot,
+    cache: Cache,
+    position: usize,
+    sampling: Sampling,
+    state: State,
+    last: u32,
+}
+
+impl Plain {
+    /// Takes a loaded network.
+    pub fn new(model: Model, rules: Rules, slots: usize, rows: usize) -> Plain {
+        let features = Features::new(model.dims.mels);
+        let (slots, rows) = ((0..slots).map(|_| None).collect(), (0..rows).map(|_| None).collect());
+        Plain { model, rules, features, slots, rows }
+    }
+
+    fn step(&mut self, run: &Run<'_>) -> Answer {
+        let decoder = &self.model.decoder;
+        let mut wanted = Vec::new();
+        let tokens: Vec<u32> = match run.feed {
+            Feed::Start { slot, prompt, start, sampling } => {
+                wanted.push(start);
+                let cache = decoder.cache(self.model.dims.text_positions);
+                let state = State::new();
+                self.rows[run.row.0] = Some(Text { slot, cache, position: 0, sampling, state, last: 0 });
+                prompt.to_vec()
+            }
+            Feed::Sampled => vec![self.rows[run.row.0].as_ref().expect("the row has begun").last],
+            Feed::Chosen(token) => vec![token],
+        };
+        let text = self.rows[run.row.0].as_mut().expect("the row has begun");
+        if let Feed::Chosen(token) = run.feed {
+            text.state.push(token, &self.rules.special);
+        }
+        let items: Vec<Item> = tokens
+            .iter()
+            .enumerate()
+            .map(|(i, token)| Item { row: 0, position: text.position + i, token: *token })
+            .collect();
+        wanted.push(items.len() - 1);
+        let mut logits = Vec::new();
+        let heard = self.slots[text.slot.0].as_ref().expect("the slot holds sound");
+        decoder.run(heard, &mut text.cache, &items, &wanted, &mut logits);
+        text.position += items.len();
+        let mut last = logits.split_off((wanted.len() - 1) * self.model.dims.vocabulary);
+        let no_speech_prob = (!logits.is_empty()).then(|| {
+            let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            (logits[self.rules.special.no_speech as usize] - log_sum_exp(&logits, max)).exp()
+        });
+        let tokens = match run.ask {
+            Ask::Among(tokens) => {
+                let mut chosen: Vec<f32> = tokens.iter().map(|token| last[*token as usize]).collect();
+                softmax(&mut chosen);
+                tokens.iter().copied().zip(chosen).collect()
+            }
+            Ask::Token => {
+                self.rules.apply(text.state, &text.sampling, &mut last);
+                let (token, logprob) =
+                    choose(&last, &text.sampling, text.state.count, self.rules.special.end);
+                text.state.push(token, &self.rules.special);
+                text.last = token;
+                vec![(token, logprob)]
+            }
+            Ask::Top(count) => {
+                self.rules.apply(text.state, &text.sampling, &mut last);
+                top(&last, count)
+            }
+        };
+        Answer { row: run.row, tokens, no_speech_prob }
+    }
+}
+
+impl Backend for Plain {
+    fn dims(&self) -> Dims {
+        self.model.dims
+    }
+
+    fn capacity(&self) -> Capacity {
+        Capacity { slots: self.slots.len(), rows: self.rows.len(), windows: 1, lag: 0 }
+    }
+
+    fn encode(&mut self, sounds: &[Sound<'_>]) -> Result<(), DeviceError> {
+        for sound in sounds {
+            let mel = self.features.compute(sound.pcm);
+            let states = self.model.encoder.encode(&mel.window(sound.from, sound.frames));
+            self.slots[sound.slot.0] = Some(self.model.decoder.hear(&states));
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self, step: &[Run<'_>]) -> Result<Vec<Answer>, DeviceError> {
+        Ok(step.iter().map(|run| self.step(run)).collect())
+    }
+
+    fn copy_rows(&mut self, copies: &[(Row, Row)]) -> Result<(), DeviceError> {
+        let read: Vec<_> = copies.iter().map(|(from, _)| self.rows[from.0].clone()).collect();
+        for ((_, to), text) in copies.iter().zip(read) {
+            self.rows[to.0] = text;
+        }
+        Ok(())
+    }
+
+    fn align(&mut self, _slot: Slot, _tokens: &[u32], _first: usize) -> Result<Alignment, DeviceError> {
+        Err(DeviceError("the plain network aligns nothing".to_owned()))
+    }
+
+    fn report(&self) -> Report {
+        Report { device: "cpu f32, plain".to_owned(), weight_bytes: 0, state_bytes: 0 }
+    }
+}

@@ -1,0 +1,347 @@
+//! The reading of one segment: windows, language, the ladder of temperatures, timed texts, words, what was skipped.
+
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::backend::DeviceError;
+use crate::coverage;
+use crate::engine::{Options, Output, Task};
+use crate::features::{HOP, SAMPLE_RATE, WINDOW_FRAMES};
+use crate::model::{AUDIO_POSITIONS, Dims};
+use crate::quality::{self, Quality};
+use crate::sampling::Sampling;
+use crate::scheduler::{Desk, SlotLease};
+use crate::search::{self, Beams, Candidate, Prompt};
+use crate::spans::{self, Piece, Span};
+use crate::tokens::Tokens;
+use crate::words;
+
+/// Windows that one segment may take. Ordinary speech takes one or two; the bound stops a model that
+/// moves on by a fraction of a second each time.
+const WINDOWS_MAX: usize = 16;
+
+/// Above this temperature a text is no context for the next window.
+const CONTEXT_TEMPERATURE_MAX: f32 = 0.5;
+
+/// Encoder positions (20 ms) behind the sound when the rest of the window is not encoded, and the fewest of all: below,
+/// stock weights loop and invent (see docs/inference.md on trimmed windows).
+const TRIM_MARGIN: usize = 100;
+const TRIM_POSITIONS_MIN: usize = 250;
+
+/// What a reading needs of its model.
+pub struct Voice {
+    /// Its sizes.
+    pub dims: Dims,
+    /// Its vocabulary.
+    pub tokens: Tokens,
+}
+
+impl Voice {
+    /// Reads a segment: at most 30 s of 16 kHz mono sound, with options that were checked, in a language that is given
+    /// or heard.
+    pub async fn read(
+        &self,
+        desk: &Desk,
+        slot: &SlotLease,
+        pcm: &Arc<[i16]>,
+        options: &Options,
+        language: Option<&'static str>,
+    ) -> Result<Output, DeviceError> {
+        let context = self.context(options);
+        let segment = Segment { voice: self, desk, slot, pcm, options, language, probability: 1.0, context };
+        segment.read().await
+    }
+
+    /// The tokens of the prompt, which the first window has as context.
+    fn context(&self, options: &Options) -> Vec<u32> {
+        options.prompt.as_deref().map(|prompt| self.spoken(prompt)).unwrap_or_default()
+    }
+
+    /// Tokens of a text as it would be spoken: behind a space.
+    fn spoken(&self, text: &str) -> Vec<u32> {
+        let text = text.trim();
+        if text.is_empty() { Vec::new() } else { self.tokens.encode(&format!(" {text}")) }
+    }
+}
+
+struct Segment<'a> {
+    voice: &'a Voice,
+    desk: &'a Desk,
+    slot: &'a SlotLease,
+    pcm: &'a Arc<[i16]>,
+    options: &'a Options,
+    language: Option<&'static str>,
+    /// How sure the model is of the language.
+    probability: f32,
+    /// Tokens that the next window has as context.
+    context: Vec<u32>,
+}
+
+/// The best text of a window.
+struct Window {
+    candidate: Candidate,
+    quality: Quality,
+    temperature: f32,
+}
+
+impl Segment<'_> {
+    async fn read(mut self) -> Result<Output, DeviceError> {
+        let frames = self.pcm.len() / HOP;
+        let mut spans = Vec::new();
+        let mut seek = 0;
+        for window in 0..WINDOWS_MAX {
+            if seek >= frames {
+                break;
+            }
+            let (said, next) = self.window(seek, frames, window).await?;
+            spans.extend(said);
+            seek = next;
+        }
+        let mut gaps = self.gaps(&spans);
+        if self.options.reread_gaps && !gaps.is_empty() {
+            for gap in &gaps {
+                // The context is of the end; a gap is read for itself.
+                self.context.clear();
+                let (from, end) = ((gap.start / 10) as usize, (gap.end / 10) as usize);
+                let (said, _) = self.window(from, end.min(frames), WINDOWS_MAX).await?;
+                spans.extend(said);
+            }
+            spans.sort_by_key(|span| span.start_ms);
+            gaps = self.gaps(&spans);
+        }
+        let coverage = coverage::share(&self.options.speech, &gaps);
+        Ok(Output {
+            // Nothing was heard of a segment shorter than a frame.
+            language: self.language.unwrap_or("en").to_owned(),
+            language_probability: self.probability,
+            spans,
+            coverage,
+            gaps,
+        })
+    }
+
+    fn gaps(&self, spans: &[Span]) -> Vec<Range<u64>> {
+        let texts: Vec<Range<u64>> = spans.iter().map(|span| span.start_ms..span.end_ms).collect();
+        coverage::gaps(&self.options.speech, &texts)
+    }
+
+    /// Reads one window, of frames from `seek` to `end` at most. Returns its texts and where reading goes on.
+    async fn window(
+        &mut self,
+        seek: usize,
+        end: usize,
+        number: usize,
+    ) -> Result<(Vec<Span>, usize), DeviceError> {
+        let Voice { tokens, .. } = self.voice;
+        let frames = (end - seek).min(WINDOW_FRAMES);
+        let positions = self.positions(frames);
+        self.slot.encode(self.pcm, seek, frames, positions).await?;
+        let language = match self.language {
+            Some(language) => language,
+            None => self.identify().await?,
+        };
+        self.language = Some(language);
+        let mut window = self.descend(language, frames, number, positions < AUDIO_POSITIONS).await?;
+        let Some(found) = window.take() else {
+            // Something was wrong with the trimmed window: once more with all of it.
+            self.slot.encode(self.pcm, seek, frames, AUDIO_POSITIONS).await?;
+            let window = self.descend(language, frames, number, false).await?;
+            let window = window.expect("a whole window always gives a text");
+            return self.told(window, seek, frames, AUDIO_POSITIONS, tokens).await;
+        };
+        self.told(found, seek, frames, positions, tokens).await
+    }
+
+    /// Turns the text of a window into spans.
+    async fn told(
+        &mut self,
+        window: Window,
+        seek: usize,
+        frames: usize,
+        positions: usize,
+        tokens: &Tokens,
+    ) -> Result<(Vec<Span>, usize), DeviceError> {
+        let options = self.options;
+        if options.thresholds.is_silence(window.quality) {
+            return Ok((Vec::new(), seek + frames));
+        }
+        let duration_ms = (self.pcm.len() * 1_000 / SAMPLE_RATE) as u64;
+        let (pieces, next) = spans::cut(&window.candidate.tokens, tokens.special, seek, frames);
+        let said = pieces.into_iter().filter_map(|piece| span(tokens, piece, &window, duration_ms));
+        let mut said: Vec<Span> = said.collect();
+        if options.words && !said.is_empty() {
+            let language = self.language.unwrap_or("en");
+            let text: Vec<u32> = said
+                .iter()
+                .flat_map(|span| span.tokens.iter().copied().filter(|t| *t < tokens.special.end))
+                .collect();
+            let (before, after) = self.frame_of_words(language, &text);
+            let alignment = self.slot.align(after, 0).await?;
+            let heard = frames.div_ceil(2).min(positions).min(alignment.positions);
+            let times = words::align(&alignment, before, heard);
+            words::place(tokens, language, &times, seek as u64 * 10, &mut said);
+        }
+        if !options.condition_on_previous_text || window.temperature > CONTEXT_TEMPERATURE_MAX {
+            self.context.clear();
+        } else {
+            self.context.extend(said.iter().flat_map(|span| span.tokens.iter().copied()));
+        }
+        Ok((said, next))
+    }
+
+    /// How many positions of a window with `frames` frames of sound are encoded.
+    fn positions(&self, frames: usize) -> usize {
+        if !self.options.trim {
+            return AUDIO_POSITIONS;
+        }
+        (frames.div_ceil(2) + TRIM_MARGIN).clamp(TRIM_POSITIONS_MIN, AUDIO_POSITIONS)
+    }
+
+    /// Asks the model which language it hears.
+    async fn identify(&mut self) -> Result<&'static str, DeviceError> {
+        let tokens = &self.voice.tokens;
+        let among: Rc<[u32]> = tokens.languages.iter().map(|(_, token)| *token).collect();
+        let rows = self.desk.rows(1).await;
+        rows[0].among(self.slot, tokens.special.start, &among);
+        let answer = rows[0].answer().await?;
+        let codes = tokens.languages.iter().map(|(code, _)| *code);
+        let likeliest = codes.zip(&answer.tokens).max_by(|a, b| a.1.1.total_cmp(&b.1.1));
+        let (code, probability) =
+            likeliest.map_or(("en", 1.0), |(code, (_, probability))| (code, *probability));
+        self.probability = probability;
+        Ok(code)
+    }
+
+    /// Goes through the temperatures until a result is good enough. `None` where only part of the window was encoded and
+    /// the first result is not good enough.
+    async fn descend(
+        &self,
+        language: &str,
+        frames: usize,
+        number: usize,
+        is_trimmed: bool,
+    ) -> Result<Option<Window>, DeviceError> {
+        let Voice { tokens, .. } = self.voice;
+        let Options { temperatures, best_of, beams, thresholds, .. } = self.options;
+        let prompt = self.prompt(language, frames, number == 0);
+        let mut best = None;
+        for (i, temperature) in temperatures.iter().enumerate() {
+            let seed =
+                self.options.seed ^ (((number as u64) << 32) | i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let sampling = Sampling {
+                temperature: *temperature,
+                seed,
+                timestamps: self.options.timestamps,
+                ..Sampling::default()
+            };
+            let found = if *temperature > 0.0 {
+                search::draw(self.desk, self.slot, &prompt, sampling, *best_of).await?
+            } else if *beams > 1 {
+                let Options { patience, length_penalty, .. } = *self.options;
+                let beams = Beams { size: *beams, patience, length_penalty };
+                search::search(self.desk, self.slot, &prompt, sampling, beams).await?
+            } else {
+                search::draw(self.desk, self.slot, &prompt, sampling, 1).await?
+            };
+            let candidate = found.best;
+            let quality = Quality {
+                avg_logprob: candidate.avg_logprob(),
+                no_speech_prob: found.no_speech_prob,
+                compression_ratio: quality::compression_ratio(tokens.decode(&candidate.tokens).trim()),
+                ran_away: candidate.ran_away,
+            };
+            let again = thresholds.ask_again(quality);
+            if again && is_trimmed {
+                return Ok(None);
+            }
+            best = Some(Window { candidate, quality, temperature: *temperature });
+            if !again {
+                break;
+            }
+        }
+        Ok(best)
+    }
+
+    /// The tokens that a window's text continues, and the room for it.
+    fn prompt(&self, language: &str, frames: usize, is_first: bool) -> Prompt {
+        let Voice { tokens, dims } = self.voice;
+        let special = tokens.special;
+        let half = dims.text_positions / 2;
+        let prefix = self.options.prefix.as_deref().filter(|_| is_first).map(|text| self.voice.spoken(text));
+        let mut prefix = prefix.unwrap_or_default();
+        prefix.truncate(half - 1);
+        let hotwords =
+            self.options.hotwords.as_deref().map(|words| self.voice.spoken(words)).unwrap_or_default();
+        let mut prompt = Vec::new();
+        if !self.context.is_empty() || (!hotwords.is_empty() && prefix.is_empty()) {
+            prompt.push(special.previous);
+            let room = half - 1;
+            if prefix.is_empty() {
+                prompt.extend(hotwords.iter().take(room));
+            }
+            let room = room + 1 - prompt.len();
+            prompt.extend(&self.context[self.context.len().saturating_sub(room)..]);
+        }
+        let start = prompt.len();
+        prompt.extend(self.beginning(language));
+        if !prefix.is_empty() && self.options.timestamps {
+            prefix.insert(0, special.first_timestamp);
+        }
+        let most = quality::tokens_max(frames as u64 * 10) + prefix.len();
+        let room = dims.text_positions - prompt.len();
+        let tokens_max = self.options.tokens_max.min(half).min(room).min(most).max(prefix.len() + 1);
+        Prompt { tokens: prompt.into(), start, prefix, tokens_max, end: special.end }
+    }
+
+    /// `<|startoftranscript|>`, language and task, and whether there are timestamps.
+    fn beginning(&self, language: &str) -> Vec<u32> {
+        let tokens = &self.voice.tokens;
+        let special = tokens.special;
+        let mut beginning = vec![special.start];
+        if let Some(token) = tokens.language(language) {
+            beginning.push(token);
+            beginning.push(match self.options.task {
+                Task::Translate => special.translate,
+                Task::Transcribe => special.transcribe,
+            });
+        }
+        if !self.options.timestamps {
+            beginning.push(special.no_timestamps);
+        }
+        beginning
+    }
+
+    /// The text between its beginning without timestamps and its end, as it is aligned with the sound; and the number of
+    /// tokens before the one that predicts the first of the text.
+    fn frame_of_words(&self, language: &str, text: &[u32]) -> (usize, Vec<u32>) {
+        let special = self.voice.tokens.special;
+        let mut framed = self.beginning(language);
+        framed.retain(|token| *token != special.no_timestamps);
+        let before = framed.len();
+        framed.push(special.no_timestamps);
+        framed.extend(text);
+        framed.push(special.end);
+        (before, framed)
+    }
+}
+
+/// Gives a piece its text; a piece without text or without length is nothing said.
+fn span(tokens: &Tokens, piece: Piece, window: &Window, duration_ms: u64) -> Option<Span> {
+    let text = tokens.decode(&piece.tokens);
+    if text.trim().is_empty() || piece.start_ms == piece.end_ms {
+        return None;
+    }
+    let Quality { avg_logprob, no_speech_prob, compression_ratio, .. } = window.quality;
+    Some(Span {
+        start_ms: piece.start_ms.min(duration_ms),
+        end_ms: piece.end_ms.min(duration_ms),
+        text,
+        tokens: piece.tokens,
+        avg_logprob,
+        no_speech_prob,
+        compression_ratio,
+        temperature: window.temperature,
+        words: Vec::new(),
+    })
+}

@@ -1,0 +1,226 @@
+//! Readings on the network with random weights: together, one after another, and on a device that answers late.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::channel::oneshot;
+use futures::executor::block_on;
+use futures::future::join_all;
+
+use super::*;
+use crate::backend::{Alignment, Answer, Capacity, Report, Run, Slot, Sound};
+use crate::engine::tests::{hum, random_network};
+use crate::engine::{Options, Output};
+use crate::model::Dims;
+use crate::reading::Voice;
+
+/// A device that answers each step with the one after it.
+struct Late {
+    inner: Box<dyn Backend>,
+    answers: VecDeque<Vec<Answer>>,
+}
+
+impl Backend for Late {
+    fn dims(&self) -> Dims {
+        self.inner.dims()
+    }
+
+    fn capacity(&self) -> Capacity {
+        Capacity { lag: 1, ..self.inner.capacity() }
+    }
+
+    fn encode(&mut self, sounds: &[Sound<'_>]) -> Result<(), DeviceError> {
+        self.inner.encode(sounds)
+    }
+
+    fn submit(&mut self, step: &[Run<'_>]) -> Result<Vec<Answer>, DeviceError> {
+        let before = self.answers.pop_front();
+        if !step.is_empty() {
+            self.answers.push_back(self.inner.submit(step)?);
+        }
+        Ok(before.unwrap_or_default())
+    }
+
+    fn copy_rows(&mut self, copies: &[(Row, Row)]) -> Result<(), DeviceError> {
+        self.inner.copy_rows(copies)
+    }
+
+    fn align(&mut self, slot: Slot, tokens: &[u32], first: usize) -> Result<Alignment, DeviceError> {
+        self.inner.align(slot, tokens, first)
+    }
+
+    fn report(&self) -> Report {
+        self.inner.report()
+    }
+}
+
+/// A device that fails at a step.
+struct Failing(Box<dyn Backend>, usize);
+
+impl Backend for Failing {
+    fn dims(&self) -> Dims {
+        self.0.dims()
+    }
+
+    fn capacity(&self) -> Capacity {
+        self.0.capacity()
+    }
+
+    fn encode(&mut self, sounds: &[Sound<'_>]) -> Result<(), DeviceError> {
+        self.0.encode(sounds)
+    }
+
+    fn submit(&mut self, step: &[Run<'_>]) -> Result<Vec<Answer>, DeviceError> {
+        self.1 = self.1.wrapping_sub(1);
+        if self.1 == 0 { Err(DeviceError("out of memory".to_owned())) } else { self.0.submit(step) }
+    }
+
+    fn copy_rows(&mut self, copies: &[(Row, Row)]) -> Result<(), DeviceError> {
+        self.0.copy_rows(copies)
+    }
+
+    fn align(&mut self, slot: Slot, tokens: &[u32], first: usize) -> Result<Alignment, DeviceError> {
+        self.0.align(slot, tokens, first)
+    }
+
+    fn report(&self) -> Report {
+        self.0.report()
+    }
+}
+
+type Read = Result<Output, DeviceError>;
+
+/// Hands in a reading and gives what it will tell.
+fn submit(
+    scheduler: &Scheduler,
+    voice: &Arc<Voice>,
+    pcm: Vec<i16>,
+    options: Options,
+) -> oneshot::Receiver<Read> {
+    let (reply, answer) = oneshot::channel();
+    let voice = Arc::clone(voice);
+    scheduler.submit(1, move |desk, slot| {
+        let reading = async move {
+            let read = voice.read(&desk, &slot, &pcm.into(), &options, Some("en")).await;
+            let _ = reply.send(read);
+        };
+        reading.boxed_local()
+    });
+    answer
+}
+
+/// Readings that differ in length, search and temperature.
+fn work() -> Vec<(Vec<i16>, Options)> {
+    let plain = Options { tokens_max: 12, temperatures: vec![0.0], ..Options::default() };
+    vec![
+        (hum(2), plain.clone()),
+        (hum(5), Options { beams: 3, ..plain.clone() }),
+        (hum(1), Options { temperatures: vec![0.7], best_of: 4, seed: 5, ..plain.clone() }),
+        (hum(3), Options { timestamps: false, prompt: Some("a b c".to_owned()), ..plain.clone() }),
+        (hum(4), Options { temperatures: vec![0.0, 0.5], best_of: 2, ..plain }),
+    ]
+}
+
+#[test]
+fn a_segment_gives_the_same_alone_in_a_batch_and_late() {
+    let alone: Vec<Read> = work()
+        .into_iter()
+        .map(|(pcm, options)| {
+            let (backend, voice) = random_network(1, 16);
+            let scheduler = Scheduler::start(backend).unwrap();
+            block_on(submit(&scheduler, &voice, pcm, options)).unwrap()
+        })
+        .collect();
+    assert!(alone.iter().all(Result::is_ok));
+    let together = |backend: Box<dyn Backend>, voice: &Arc<Voice>| -> Vec<Read> {
+        let scheduler = Scheduler::start(backend).unwrap();
+        let all: Vec<_> =
+            work().into_iter().map(|(pcm, options)| submit(&scheduler, voice, pcm, options)).collect();
+        block_on(join_all(all)).into_iter().map(Result::unwrap).collect()
+    };
+    let (backend, voice) = random_network(5, 16);
+    assert_eq!(together(backend, &voice), alone);
+    // Fewer rows and slots than wanted: some wait.
+    let (backend, voice) = random_network(2, 4);
+    assert_eq!(together(backend, &voice), alone);
+    let (inner, voice) = random_network(5, 16);
+    assert_eq!(together(Box::new(Late { inner, answers: VecDeque::new() }), &voice), alone);
+}
+
+#[test]
+fn a_device_that_fails_fails_what_is_under_way_and_nothing_else() {
+    let (inner, voice) = random_network(5, 16);
+    let scheduler = Scheduler::start(Box::new(Failing(inner, 4))).unwrap();
+    let all: Vec<_> =
+        work().into_iter().map(|(pcm, options)| submit(&scheduler, &voice, pcm, options)).collect();
+    let told: Vec<Read> = block_on(join_all(all)).into_iter().map(Result::unwrap).collect();
+    assert!(told.contains(&Err(DeviceError("out of memory".to_owned()))), "{told:?}");
+    let (pcm, options) = work().swap_remove(0);
+    let later = block_on(submit(&scheduler, &voice, pcm, options)).unwrap();
+    assert!(later.is_ok(), "{later:?}");
+}
+
+#[test]
+fn what_is_given_up_leaves_its_place_to_others() {
+    let (backend, voice) = random_network(1, 4);
+    let scheduler = Scheduler::start(backend).unwrap();
+    scheduler.submit(1, |desk, slot| {
+        let reading = async move {
+            let rows = desk.rows(4).await;
+            let pcm: Arc<[i16]> = hum(1).into();
+            slot.encode(&pcm, 0, 100, 1_500).await.unwrap();
+            // Begins texts and leaves without hearing of them.
+            rows.iter().for_each(|row| {
+                row.flow(&slot, &[50_257].into(), 0, crate::sampling::Sampling::default(), 20);
+            });
+        };
+        reading.boxed_local()
+    });
+    let (pcm, options) = work().swap_remove(1);
+    assert!(block_on(submit(&scheduler, &voice, pcm, options)).unwrap().is_ok());
+}
+
+#[test]
+fn the_urgent_join_first_and_one_slot_is_kept_for_them() {
+    let (backend, _) = random_network(4, 4);
+    let scheduler = Scheduler::start(backend).unwrap();
+    let (told, order) = channel();
+    // Three readings hold the slots that are for everybody.
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let (go, wait) = oneshot::channel::<()>();
+        let told = told.clone();
+        held.push(go);
+        scheduler.submit(1, move |desk, slot| {
+            let reading = async move {
+                told.send("held").unwrap();
+                hold(&desk, &slot, wait).await;
+            };
+            reading.boxed_local()
+        });
+    }
+    (0..3).for_each(|_| assert_eq!(order.recv().unwrap(), "held"));
+    let say = |urgency, word: &'static str| {
+        let told = told.clone();
+        scheduler.submit(urgency, move |_, _| {
+            let reading = async move { told.send(word).unwrap() };
+            reading.boxed_local()
+        });
+    };
+    say(2, "replay");
+    say(1, "batch");
+    say(URGENT, "urgent");
+    assert_eq!(order.recv().unwrap(), "urgent");
+    held.into_iter().for_each(|go| go.send(()).unwrap());
+    assert_eq!((order.recv().unwrap(), order.recv().unwrap()), ("batch", "replay"));
+}
+
+/// Keeps a slot busy until it is told to go.
+async fn hold(desk: &Desk, slot: &SlotLease, mut wait: oneshot::Receiver<()>) {
+    let pcm: Arc<[i16]> = hum(1).into();
+    let _rows = desk.rows(1).await;
+    while wait.try_recv().unwrap().is_none() {
+        slot.encode(&pcm, 0, 100, 1_500).await.unwrap();
+    }
+}
