@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use service::env::{self, Reader, Redis};
+use service::env::{self, ByteSize, Reader, Redis};
 use streams::Queue;
 use streams::stage::{Inlet, Options};
 
@@ -20,6 +20,10 @@ pub struct Config {
     pub threads: usize,
     /// The model loaded at start, so that the first segment does not wait for it.
     pub model: String,
+    /// Memory that loaded models may take together.
+    pub memory: ByteSize,
+    /// How long a model stays loaded without use.
+    pub idle: Duration,
     /// How long a worker may be silent before others take its segments.
     pub lease: Duration,
     /// For tests of everything around the model: see [`crate::hash`].
@@ -32,11 +36,19 @@ impl Config {
         Config {
             redis: Redis::read(from),
             models: env::models(from),
-            slots: from.setting("infer-slots", "segments transcribed at once").within(1..=256).or("2"),
+            slots: from.setting("infer-slots", "segments transcribed at once").within(1..=256).or("8"),
             threads: from.setting("infer-threads", "threads of the engine, 0 for one per processor").or("0"),
             model: from
                 .setting("model", "model loaded at start, so that the first segment need not wait")
                 .or("tiny.en"),
+            memory: from
+                .setting("infer-memory", "memory of all loaded models; the least recently used makes room")
+                .within(ByteSize(64 << 20)..=ByteSize::TIB)
+                .or("8GiB"),
+            idle: from
+                .setting("infer-idle", "how long a model stays loaded without use")
+                .within(Duration::from_secs(1)..=Duration::from_secs(30 * 86_400))
+                .or("30m"),
             lease: env::lease(from),
             hash_model: from
                 .setting("hash-model", "for tests only: offer a model `hash` that takes this long and writes a hash of the speech")

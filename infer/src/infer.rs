@@ -8,11 +8,11 @@ use anyhow::Context;
 use async_trait::async_trait;
 use events::{Cause, Event, Lane, SegmentCut, SegmentFailed, SegmentId, SegmentTranscribed};
 use streams::{Delivery, ModelNote, Outputs, SharedLog, Stage};
-use tokio::sync::OnceCell;
 use tracing::Instrument;
 
 use crate::config::Config;
 use crate::engine::Setup;
+use crate::library::Library;
 use crate::scheduler::{self, Urgency};
 use crate::{Engine, Error, ModelInfo, Options, Output, Task, hash, metrics, models};
 
@@ -20,13 +20,9 @@ use crate::{Engine, Error, ModelInfo, Options, Output, Task, hash, metrics, mode
 pub struct Infer {
     log: SharedLog,
     config: Config,
-    models: HashMap<String, Model>,
-}
-
-/// A model in the models folder, loaded when the first segment asks for it.
-struct Model {
-    info: ModelInfo,
-    engine: OnceCell<Voice>,
+    /// The models of the folder by name; loaded when the first segment asks.
+    models: HashMap<String, ModelInfo>,
+    library: Arc<Library>,
 }
 
 /// What makes the text.
@@ -72,14 +68,17 @@ impl Infer {
                 multilingual = info.multilingual,
                 "model found"
             );
-            found.insert(info.name.clone(), Model { info, engine: OnceCell::new() });
+            found.insert(info.name.clone(), info);
         }
-        let notes: Vec<ModelNote> = found.values().map(|model| note(&model.info)).collect();
+        let notes: Vec<ModelNote> = found.values().map(note).collect();
         announce(&log, &notes).await.context("announce the models")?;
         tokio::spawn(keep_announced(SharedLog::clone(&log), notes));
-        let infer = Infer { log, config, models: found };
+        let setup = Setup { threads: config.threads, segments: config.slots };
+        let library = Arc::new(Library::new(config.models.clone(), setup, config.memory.0));
+        tokio::spawn(unload_idle(Arc::clone(&library), config.idle));
+        let infer = Infer { log, config, models: found, library };
         match infer.models.get(&infer.config.model) {
-            Some(model) => drop(infer.engine(model).await.context("load the model")?),
+            Some(model) => drop(infer.engine(&model.name).await.context("load the model")?),
             None => {
                 tracing::warn!(model = infer.config.model, have = ?infer.models(), "the model to load at start is not there")
             }
@@ -94,24 +93,11 @@ impl Infer {
         names
     }
 
-    async fn engine(&self, model: &Model) -> anyhow::Result<Voice> {
-        let load = || async {
-            if let (hash::NAME, Some(pause)) = (model.info.name.as_str(), self.config.hash_model) {
-                return Ok(Voice::Hash(pause));
-            }
-            let folder = models::resolve(&self.config.models, &model.info.name)?;
-            let setup = Setup { threads: self.config.threads, segments: self.config.slots };
-            let started = Instant::now();
-            let engine = tokio::task::spawn_blocking(move || Engine::load(&folder, setup)).await??;
-            metrics::loaded(&model.info.name, started.elapsed().as_secs_f64());
-            tracing::info!(
-                model = model.info.name,
-                seconds = started.elapsed().as_secs_f64(),
-                "model loaded"
-            );
-            anyhow::Ok(Voice::Whisper(Arc::new(engine)))
-        };
-        model.engine.get_or_try_init(load).await.cloned()
+    async fn engine(&self, model: &str) -> anyhow::Result<Voice> {
+        if let (hash::NAME, Some(pause)) = (model, self.config.hash_model) {
+            return Ok(Voice::Hash(pause));
+        }
+        Ok(Voice::Whisper(self.library.get(model).await?))
     }
 
     async fn segment(&self, delivery: Delivery) {
@@ -140,7 +126,7 @@ impl Infer {
     async fn transcribe(&self, delivery: &Delivery, cut: &SegmentCut) -> Result<SegmentTranscribed, Problem> {
         let envelope = delivery.envelope();
         let wanted = &cut.settings.model;
-        let model = self.models.get(&wanted.name).filter(|model| model.info.sha256 == wanted.sha256);
+        let model = self.models.get(&wanted.name).filter(|model| model.sha256 == wanted.sha256);
         let Some(model) = model else {
             metrics::failed("model_missing");
             let message = format!(
@@ -151,7 +137,7 @@ impl Infer {
             );
             return Err(Problem::Later(Cause::new("model_missing", message)));
         };
-        let engine = self.engine(model).await.map_err(|error| {
+        let engine = self.engine(&model.name).await.map_err(|error| {
             metrics::failed("model_load");
             Problem::Later(Cause::new("model_load", format!("{error:#}")))
         })?;
@@ -175,7 +161,7 @@ impl Infer {
         let mut options = options(cut);
         // Equal work gives equal text, also when it is done again after a crash.
         options.seed = envelope.event_id.as_uuid().as_u64_pair().0;
-        let guess = model.info.multilingual && options.language.is_none();
+        let guess = model.multilingual && options.language.is_none();
         if guess {
             options.language =
                 self.log.language(envelope.shard, recording, generation).await.map_err(redis)?;
@@ -241,6 +227,17 @@ async fn keep_announced(log: SharedLog, notes: Vec<ModelNote>) {
     }
 }
 
+/// Unloads models that nobody used for a while.
+async fn unload_idle(library: Arc<Library>, idle: Duration) {
+    loop {
+        tokio::time::sleep((idle / 4).min(UNLOAD_EVERY)).await;
+        let library = Arc::clone(&library);
+        // An engine waits for its thread as it ends.
+        let _ = tokio::task::spawn_blocking(move || library.unload_idle(idle)).await;
+    }
+}
+
+const UNLOAD_EVERY: Duration = Duration::from_secs(60);
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(10);
 
 async fn run(

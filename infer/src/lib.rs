@@ -4,7 +4,7 @@
 //! [`reading`] goes from window to window: [`search`] finds a text, [`quality`] judges it, [`spans`] times it,
 //! [`words`] times its words, [`coverage`] finds what was skipped. Readings ask a [`scheduler`], which puts what all of
 //! them ask for into one step of a [`backend`]: the network (weights from [`model`]) on some device, with [`features`]
-//! before it and [`sampling`] behind it. [`models`] finds model folders by name; [`hash`] stands in for a model where
+//! before it and [`sampling`] behind it. [`models`] finds model folders by name, [`library`] keeps those loaded that are used; [`hash`] stands in for a model where
 //! tests are not about it. Only [`infer`] knows streams and events.
 
 pub mod backend;
@@ -14,6 +14,7 @@ pub mod engine;
 pub mod features;
 pub mod hash;
 pub mod infer;
+pub mod library;
 pub mod metrics;
 pub mod model;
 pub mod models;

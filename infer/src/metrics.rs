@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use metrics::{counter, histogram};
+use metrics::{counter, gauge, histogram};
 
 use crate::backend::Sound;
 
@@ -26,6 +26,12 @@ pub fn failed(code: &'static str) {
 /// A model was loaded in `seconds`.
 pub fn loaded(model: &str, seconds: f64) {
     histogram!("infer_model_load_seconds", "model" => model.to_owned()).record(seconds);
+    gauge!("infer_model_loaded", "model" => model.to_owned()).set(1.0);
+}
+
+/// A model was unloaded.
+pub fn unloaded(model: &str) {
+    gauge!("infer_model_loaded", "model" => model.to_owned()).set(0.0);
 }
 
 /// A segment joined the batch after waiting this long for a place.

@@ -84,7 +84,7 @@ fn write_vocabulary(folder: &Path, vocabulary: usize) {
 }
 
 /// Writes a random model as CTranslate2 does.
-fn write_ctranslate2(folder: &Path, vocabulary: usize) {
+pub(crate) fn write_ctranslate2(folder: &Path, vocabulary: usize) {
     let text = |bytes: &mut Vec<u8>, text: &str| {
         bytes.extend((text.len() as u16 + 1).to_le_bytes());
         bytes.extend(text.as_bytes());
