@@ -7,7 +7,8 @@ Needs faster-whisper (made with 1.2.1) in the Python that runs it, and the examp
 
 Clips are all .wav and .flac files of a folder, with their text in NAME.txt where it is known. Each is decoded to
 16 kHz mono 16 bit and cut into windows of at most 30 s, at the quietest 20 ms of the last 5 s. Both engines read the
-same windows greedily (temperature 0, beam 1, no fallback), with timestamps, on the CPU in float32.
+same windows (temperature 0, no fallback, one beam unless told otherwise), with timestamps, on the CPU in float32
+unless `--precision int8` has ours quantised: then word errors are what counts.
 
 Word errors: both sides lower-cased, numbers and abbreviations left as they are, apostrophes removed, everything
 else but letters and digits taken as a space; then the edit distance between the words. `whisper-normalizer`, where it
@@ -38,6 +39,10 @@ def main():
     parser.add_argument("--language")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--ladder", action="store_true")
+    parser.add_argument("--precision", default="f32", help="of ours; theirs is always float32")
+    parser.add_argument("--beams", type=int, default=1)
+    parser.add_argument("--trim", action="store_true", help="encode only the sound and a margin; theirs pads")
+    parser.add_argument("--words", action="store_true", help="compare the times of words")
     arguments = parser.parse_args()
     normalise, name = normaliser()
     clips = sorted(p for p in pathlib.Path(arguments.clips).iterdir() if p.suffix in (".wav", ".flac"))
@@ -68,6 +73,8 @@ def main():
     print(f"model {arguments.model}; {len(clips)} clips, {len(windows)} windows, {seconds:.0f} s; normaliser: {name}")
     print(f"tokens equal in {same} of {len(windows)} windows")
     print(f"word errors of {words}: ours {ours_errors}, faster-whisper {faster_whisper.__version__} {theirs_errors}")
+    if arguments.words:
+        tell_words([(ours[w["path"]]["words"], theirs[w["path"]]["words"]) for w in windows])
     print(f"time: ours {ours_s:.1f} s, faster-whisper {theirs_s:.1f} s (each {arguments.threads} threads, loading left out)")
 
 
@@ -105,7 +112,10 @@ def cut(clip, folder):
 
 def run_ours(arguments, windows):
     command = [arguments.program, arguments.model, "--threads", str(arguments.threads)]
+    command += ["--precision", arguments.precision, "--beams", str(arguments.beams)]
     command += [] if arguments.ladder else ["--greedy"]
+    command += ["--trim"] if arguments.trim else []
+    command += ["--words"] if arguments.words else []
     command += ["--language", arguments.language] if arguments.language else []
     lines = subprocess.run(command + [w["path"] for w in windows], check=True, capture_output=True, text=True).stdout
     results = [json.loads(line) for line in lines.splitlines()]
@@ -114,6 +124,7 @@ def run_ours(arguments, windows):
             "tokens": [t for span in r["spans"] for t in span["tokens"]],
             "text": "".join(span["text"] for span in r["spans"]),
             "language": r["language"],
+            "words": [(start / 1000, end / 1000, word) for span in r["spans"] for start, end, word, _ in span["words"]],
         }
         for r in results
     }
@@ -129,14 +140,37 @@ def run_theirs(arguments, windows):
     started = time.monotonic()
     for window in windows:
         audio = window["pcm"].astype(np.float32) / 32768
-        segments, info = model.transcribe(audio, beam_size=1, temperature=temperatures, language=arguments.language)
+        segments, info = model.transcribe(
+            audio,
+            beam_size=arguments.beams,
+            temperature=temperatures,
+            language=arguments.language,
+            word_timestamps=arguments.words,
+        )
         segments = list(segments)
         texts[window["path"]] = {
             "tokens": [t for s in segments for t in s.tokens],
             "text": "".join(s.text for s in segments),
             "language": info.language,
+            "words": [(w.start, w.end, w.word) for s in segments for w in s.words or []],
         }
     return texts, time.monotonic() - started
+
+
+def tell_words(pairs):
+    """Compares the times of words where both engines heard the same words in a window."""
+    starts, ends, unlike = [], [], 0
+    for ours, theirs in pairs:
+        if [w[2].strip() for w in ours] != [w[2].strip() for w in theirs]:
+            unlike += 1
+            continue
+        starts += [abs(a[0] - b[0]) for a, b in zip(ours, theirs)]
+        ends += [abs(a[1] - b[1]) for a, b in zip(ours, theirs)]
+    print(f"word times of {len(starts)} words ({unlike} windows with other words left out), ms apart from faster-whisper's:")
+    for name, apart in (("starts", starts), ("ends", ends)):
+        if apart:
+            median, p95 = 1000 * np.median(apart), 1000 * np.percentile(apart, 95)
+            print(f"  {name}: median {median:.0f}, 95 of 100 within {p95:.0f}, at most {1000 * max(apart):.0f}")
 
 
 def distance(expected, said):

@@ -1,7 +1,8 @@
 //! Transcribes WAV files (16 kHz, mono, 16 bit, at most 30 s) and prints one JSON object a line.
 //!
 //! `cargo run --release -p infer --example transcribe -- MODEL_FOLDER [--language de] [--translate]
-//! [--no-timestamps] [--greedy] [--prompt TEXT] [--threads N] FILE.wav ...`
+//! [--no-timestamps] [--greedy] [--beams N] [--words] [--trim] [--prompt TEXT] [--precision int8|f32] [--threads N]
+//! FILE.wav ...`
 
 use std::path::Path;
 use std::time::Instant;
@@ -10,8 +11,8 @@ use anyhow::{Context, ensure};
 use futures::executor::block_on;
 use infer::engine::Setup;
 use infer::scheduler::URGENT;
-use infer::{Engine, Options, Task};
-use serde_json::json;
+use infer::{Engine, Options, Span, Task};
+use serde_json::{Value, json};
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -27,6 +28,9 @@ fn main() -> anyhow::Result<()> {
             "--threads" => threads = value()?.parse()?,
             "--translate" => options.task = Task::Translate,
             "--no-timestamps" => options.timestamps = false,
+            "--words" => options.words = true,
+            "--trim" => options.trim = true,
+            "--beams" => options.beams = value()?.parse()?,
             "--greedy" => options.temperatures = vec![0.0],
             _ => files.push(argument),
         }
@@ -46,6 +50,7 @@ fn main() -> anyhow::Result<()> {
                     "start_ms": span.start_ms, "end_ms": span.end_ms, "text": span.text, "tokens": span.tokens,
                     "avg_logprob": span.avg_logprob, "no_speech_prob": span.no_speech_prob,
                     "compression_ratio": span.compression_ratio, "temperature": span.temperature,
+                    "words": words(span),
                 })
             })
             .collect();
@@ -58,6 +63,12 @@ fn main() -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+fn words(span: &Span) -> Vec<Value> {
+    let words = span.words.iter();
+    let words = words.map(|word| json!([word.start_ms, word.end_ms, word.text, word.probability]));
+    words.collect()
 }
 
 /// Reads the samples of a plain WAV file.

@@ -168,6 +168,37 @@ impl Model {
     }
 }
 
+/// The decoder's heads (layer, head) that follow the sound, from the folder's `config.json` or `generation_config.json`;
+/// without a list all heads of the later half of the layers, as openai's `model.py` has it.
+pub fn alignment_heads(folder: &Path, dims: Dims) -> Result<Vec<(usize, usize)>, LoadError> {
+    #[derive(serde::Deserialize)]
+    struct Config {
+        alignment_heads: Option<Vec<(usize, usize)>>,
+    }
+    for name in ["generation_config.json", "config.json"] {
+        let file = folder.join(name);
+        if !file.is_file() {
+            continue;
+        }
+        let text = std::fs::read(&file).map_err(|source| LoadError::io(&file, source))?;
+        let config: Config = serde_json::from_slice(&text).map_err(|error| LoadError::damaged(&file, error))?;
+        let Some(heads) = config.alignment_heads.filter(|heads| !heads.is_empty()) else { continue };
+        let is_there = |(layer, head): &(usize, usize)| *layer < dims.decoder_layers && *head < dims.decoder_heads;
+        return match heads.iter().find(|head| !is_there(head)) {
+            None => Ok(heads),
+            Some((layer, head)) => Err(LoadError::unsupported(
+                &file,
+                format!(
+                    "alignment_heads names head {head} of layer {layer}; the decoder has {} layers of {} heads",
+                    dims.decoder_layers, dims.decoder_heads
+                ),
+            )),
+        };
+    }
+    let later = dims.decoder_layers / 2..dims.decoder_layers;
+    Ok(later.flat_map(|layer| (0..dims.decoder_heads).map(move |head| (layer, head))).collect())
+}
+
 /// Reads the sizes of a model without copying its weights.
 pub fn dims(weights: &Weights) -> Result<Dims, LoadError> {
     Dims::of(weights)

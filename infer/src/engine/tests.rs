@@ -296,6 +296,20 @@ fn what_cannot_be_done_is_refused_with_a_reason() {
         "temperatures are 0 to 2",
     );
     refuse(&english, Options { best_of: 0, ..Options::default() }, "best_of is 1 to 16, not 0");
+    let refused = [
+        (Options { beams: 0, ..Options::default() }, "beams is 1 to 16, not 0"),
+        (Options { beams: 17, ..Options::default() }, "beams is 1 to 16, not 17"),
+        (Options { best_of: 99, ..Options::default() }, "best_of is 1 to 16, not 99"),
+        (Options { patience: 0.0, ..Options::default() }, "patience is above 0 and at most 10, not 0"),
+        (Options { patience: f32::INFINITY, ..Options::default() }, "patience is above 0"),
+        (Options { length_penalty: Some(-1.0), ..Options::default() }, "length_penalty is 0 to 1"),
+        (Options { length_penalty: Some(f32::NAN), ..Options::default() }, "length_penalty is 0 to 1"),
+        (Options { temperatures: vec![2.1], ..Options::default() }, "temperatures are 0 to 2"),
+        (Options { tokens_max: 0, ..Options::default() }, "tokens_max is at least 1"),
+    ];
+    for (options, expected) in refused {
+        refuse(&english, options, expected);
+    }
     assert!(multilingual.check(&Options { task: Task::Translate, ..language("German") }).is_ok());
     let message =
         transcribe(&english, &vec![0; SEGMENT_SAMPLES_MAX + 1], &Options::default()).unwrap_err().to_string();
@@ -308,6 +322,48 @@ fn a_long_prompt_leaves_room_for_the_text() {
     let prompt = Some("a b c d e f g h i j ".repeat(100));
     let options = Options { prompt, temperatures: vec![0.0], tokens_max: 224, ..Options::default() };
     transcribe(&engine, &hum(2), &options).unwrap();
+}
+
+#[test]
+fn loud_shifted_and_silent_sound_is_read_like_any_other() {
+    let (_folder, engine) = random_engine(51_864);
+    let options = Options { temperatures: vec![0.0], tokens_max: 10, ..Options::default() };
+    let clipped: Vec<i16> = (0..SAMPLE_RATE).map(|i| if i / 40 % 2 == 0 { i16::MAX } else { i16::MIN }).collect();
+    for pcm in [clipped, vec![i16::MAX; SAMPLE_RATE], vec![i16::MIN; SAMPLE_RATE], vec![0; SAMPLE_RATE]] {
+        for span in transcribe(&engine, &pcm, &options).unwrap().spans {
+            assert!(span.avg_logprob.is_finite() && span.no_speech_prob.is_finite(), "{span:?}");
+        }
+    }
+}
+
+#[test]
+fn a_text_begins_with_its_prefix_and_expects_the_hotwords() {
+    let (_folder, engine) = random_engine(51_864);
+    let options = Options { temperatures: vec![0.0], tokens_max: 20, ..Options::default() };
+    let prefixed = Options { prefix: Some("ab c".to_owned()), ..options.clone() };
+    for options in [prefixed.clone(), Options { beams: 2, ..prefixed.clone() }, Options { timestamps: false, ..prefixed }] {
+        let output = transcribe(&engine, &hum(3), &options).unwrap();
+        assert!(output.spans[0].text.starts_with(" ab c"), "{:?}", output.spans[0]);
+    }
+    let hot = Options { hotwords: Some("VoiceForge Zé".to_owned()), ..options.clone() };
+    let (with, without) = (transcribe(&engine, &hum(3), &hot), transcribe(&engine, &hum(3), &options));
+    assert_ne!(with.unwrap().spans, without.unwrap().spans, "the model reads them");
+}
+
+#[test]
+fn speech_without_text_is_read_again_or_told() {
+    let (_folder, engine) = random_engine(51_864);
+    // A model of random weights says little; what it does not cover is a gap.
+    let options = Options { temperatures: vec![0.0], tokens_max: 6, speech: vec![0..9_000], ..Options::default() };
+    let told = transcribe(&engine, &hum(9), &Options { reread_gaps: false, ..options.clone() }).unwrap();
+    let read = transcribe(&engine, &hum(9), &options).unwrap();
+    for output in [&told, &read] {
+        let covered = output.coverage;
+        let gaps: u64 = output.gaps.iter().map(|gap| gap.end - gap.start).sum();
+        assert!((covered - (1.0 - gaps as f32 / 9_000.0)).abs() < 1e-6, "{output:?}");
+    }
+    assert!(read.coverage >= told.coverage, "{} of {}", read.coverage, told.coverage);
+    assert!(read.spans.is_sorted_by_key(|span| span.start_ms));
 }
 
 #[test]
