@@ -366,4 +366,4 @@ fn span(tokens: &Tokens, piece: Piece, window: &Window, duration_ms: u64) -> Opt
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -80,7 +80,7 @@ fn write_vocabulary(folder: &Path, vocabulary: usize) {
 }
 
 /// Writes a random model as CTranslate2 does.
-fn write_ctranslate2(folder: &Path, vocabulary: usize) {
+pub(crate) fn write_ctranslate2(folder: &Path, vocabulary: usize) {
     let text = |bytes: &mut Vec<u8>, text: &str| {
         bytes.extend((text.len() as u16 + 1).to_le_bytes());
         bytes.extend(text.as_bytes());
@@ -326,7 +326,7 @@ fn given(variable: &str, inside: &str) -> Option<PathBuf> {
 }
 
 /// Samples of a 16 kHz mono WAV file with the usual 44 bytes of header.
-fn speech(file: PathBuf) -> Vec<i16> {
+pub(crate) fn speech(file: PathBuf) -> Vec<i16> {
     let bytes = fs::read(file).unwrap();
     assert_eq!(&bytes[36..40], b"data");
     let length = u32::from_le_bytes(bytes[40..44].try_into().unwrap()) as usize;
