@@ -7,6 +7,7 @@
 
 pub mod backend;
 pub mod config;
+pub mod cpu;
 pub mod engine;
 pub mod features;
 pub mod hash;

@@ -1,0 +1,3 @@
+//! The processor as a backend.
+
+pub mod attention;
