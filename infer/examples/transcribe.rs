@@ -7,8 +7,9 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use futures::executor::block_on;
+use infer::cpu::Precision;
 use infer::engine::Setup;
 use infer::scheduler::URGENT;
 use infer::{Engine, Options, Span, Task};
@@ -19,6 +20,7 @@ fn main() -> anyhow::Result<()> {
     let folder = arguments.next().context("name a model folder")?;
     let mut options = Options::default();
     let mut threads = 0;
+    let mut precision = Precision::Int8;
     let mut files = Vec::new();
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
@@ -26,6 +28,13 @@ fn main() -> anyhow::Result<()> {
             "--language" => options.language = Some(value()?),
             "--prompt" => options.prompt = Some(value()?),
             "--threads" => threads = value()?.parse()?,
+            "--precision" => {
+                precision = match value()?.as_str() {
+                    "f32" => Precision::F32,
+                    "int8" => Precision::Int8,
+                    other => bail!("{other:?} is no precision: int8 or f32"),
+                }
+            }
             "--translate" => options.task = Task::Translate,
             "--no-timestamps" => options.timestamps = false,
             "--words" => options.words = true,
@@ -36,7 +45,7 @@ fn main() -> anyhow::Result<()> {
         }
     }
     let started = Instant::now();
-    let engine = Engine::load(Path::new(&folder), Setup { threads, ..Setup::default() })?;
+    let engine = Engine::load(Path::new(&folder), Setup { precision, threads, ..Setup::default() })?;
     let load_ms = started.elapsed().as_millis() as u64;
     for file in files {
         let pcm = read_wav(Path::new(&file))?;

@@ -7,6 +7,8 @@ use service::env::{self, ByteSize, Reader, Redis};
 use streams::Queue;
 use streams::stage::{Inlet, Options};
 
+use crate::cpu::Precision;
+
 /// What an operator can set.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -18,6 +20,8 @@ pub struct Config {
     pub slots: usize,
     /// Threads of the engine; 0 is one per processor.
     pub threads: usize,
+    /// Form of the weights.
+    pub precision: Precision,
     /// The model loaded at start, so that the first segment does not wait for it.
     pub model: String,
     /// Memory that loaded models may take together.
@@ -38,6 +42,15 @@ impl Config {
             models: env::models(from),
             slots: from.setting("infer-slots", "segments transcribed at once").within(1..=256).or("8"),
             threads: from.setting("infer-threads", "threads of the engine, 0 for one per processor").or("0"),
+            precision: match from
+                .setting("infer-precision", "form of the weights: int8 is fast, f32 exact")
+                .one_of(&["int8", "f32"])
+                .or("int8")
+                .as_str()
+            {
+                "f32" => Precision::F32,
+                _ => Precision::Int8,
+            },
             model: from
                 .setting("model", "model loaded at start, so that the first segment need not wait")
                 .or("tiny.en"),

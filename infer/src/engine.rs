@@ -9,11 +9,11 @@ use futures::channel::oneshot;
 use futures::future::{Either, select};
 
 use crate::backend::{Backend, DeviceError, Report};
+use crate::cpu::{Cpu, CpuOptions, Precision};
 use crate::features::SAMPLE_RATE;
 use crate::model::weights::Weights;
-use crate::model::{LoadError, Model};
+use crate::model::{self, LoadError};
 use crate::models::{self, ModelInfo};
-use crate::plain::Plain;
 use crate::quality::Thresholds;
 use crate::reading::Voice;
 use crate::sampling::Rules;
@@ -38,6 +38,8 @@ pub struct Engine {
 /// How a model is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Setup {
+    /// Form of the weights, and of the arithmetic.
+    pub precision: Precision,
     /// Threads that share the work; 0 means one for each processor.
     pub threads: usize,
     /// Segments under way at once.
@@ -46,7 +48,7 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { threads: 0, segments: 8 }
+        Setup { precision: Precision::Int8, threads: 0, segments: 8 }
     }
 }
 
@@ -184,14 +186,22 @@ impl Engine {
     /// Loads the model of a folder (CTranslate2 or Hugging Face safetensors).
     pub fn load(folder: &Path, setup: Setup) -> Result<Engine, LoadError> {
         let weights = Weights::open(folder)?;
-        let model = Model::load(&weights)?;
-        let tokens = Tokens::load(folder, weights.format(), model.dims.vocabulary)?;
+        let dims = model::dims(&weights)?;
+        let tokens = Tokens::load(folder, weights.format(), dims.vocabulary)?;
         let info = models::info(folder, &weights)?;
-        let (dims, rules) = (model.dims, Rules::new(&tokens));
-        let rows = setup.segments.max(CANDIDATES_MAX);
-        let backend: Box<dyn Backend> = Box::new(Plain::new(model, rules, setup.segments, rows));
+        let Setup { precision, threads, segments } = setup;
+        let processors = || std::thread::available_parallelism().map_or(1, |count| count.get());
+        let options = CpuOptions {
+            precision,
+            threads: if threads == 0 { processors() } else { threads },
+            slots: segments,
+            // Rows for a text of each segment, and for all candidates of one.
+            rows: segments.max(CANDIDATES_MAX),
+        };
+        let heads = model::alignment_heads(folder, dims)?;
+        let backend = Cpu::load(&weights, Rules::new(&tokens), heads, options)?;
         let report = backend.report();
-        let scheduler = Scheduler::start(backend).map_err(|error| LoadError::io(folder, error))?;
+        let scheduler = Scheduler::start(Box::new(backend)).map_err(|error| LoadError::io(folder, error))?;
         Ok(Engine { info, report, voice: Arc::new(Voice { dims, tokens }), scheduler })
     }
 

@@ -73,7 +73,7 @@ impl Infer {
         let notes: Vec<ModelNote> = found.values().map(note).collect();
         announce(&log, &notes).await.context("announce the models")?;
         tokio::spawn(keep_announced(SharedLog::clone(&log), notes));
-        let setup = Setup { threads: config.threads, segments: config.slots };
+        let setup = Setup { precision: config.precision, threads: config.threads, segments: config.slots };
         let library = Arc::new(Library::new(config.models.clone(), setup, config.memory.0));
         tokio::spawn(unload_idle(Arc::clone(&library), config.idle));
         let infer = Infer { log, config, models: found, library };

@@ -10,6 +10,7 @@
 pub mod backend;
 pub mod config;
 pub mod coverage;
+pub mod cpu;
 pub mod engine;
 pub mod features;
 pub mod hash;

@@ -181,9 +181,11 @@ pub fn alignment_heads(folder: &Path, dims: Dims) -> Result<Vec<(usize, usize)>,
             continue;
         }
         let text = std::fs::read(&file).map_err(|source| LoadError::io(&file, source))?;
-        let config: Config = serde_json::from_slice(&text).map_err(|error| LoadError::damaged(&file, error))?;
+        let config: Config =
+            serde_json::from_slice(&text).map_err(|error| LoadError::damaged(&file, error))?;
         let Some(heads) = config.alignment_heads.filter(|heads| !heads.is_empty()) else { continue };
-        let is_there = |(layer, head): &(usize, usize)| *layer < dims.decoder_layers && *head < dims.decoder_heads;
+        let is_there =
+            |(layer, head): &(usize, usize)| *layer < dims.decoder_layers && *head < dims.decoder_heads;
         return match heads.iter().find(|head| !is_there(head)) {
             None => Ok(heads),
             Some((layer, head)) => Err(LoadError::unsupported(

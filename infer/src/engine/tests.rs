@@ -9,12 +9,14 @@ use safetensors::{Dtype, tensor::TensorView};
 use tempfile::TempDir;
 
 use super::*;
+use crate::model::Model;
+use crate::plain::Plain;
 use crate::sampling::unit;
 use crate::scheduler::URGENT;
 
 const WIDTH: usize = 64;
 const INNER: usize = 128;
-const SETUP: Setup = Setup { threads: 2, segments: 4 };
+const SETUP: Setup = Setup { precision: Precision::F32, threads: 2, segments: 4 };
 
 /// Tensors of a network with one layer each side, two heads and random weights, by CTranslate2's names.
 fn random_tensors(vocabulary: usize) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
@@ -328,7 +330,8 @@ fn a_long_prompt_leaves_room_for_the_text() {
 fn loud_shifted_and_silent_sound_is_read_like_any_other() {
     let (_folder, engine) = random_engine(51_864);
     let options = Options { temperatures: vec![0.0], tokens_max: 10, ..Options::default() };
-    let clipped: Vec<i16> = (0..SAMPLE_RATE).map(|i| if i / 40 % 2 == 0 { i16::MAX } else { i16::MIN }).collect();
+    let clipped: Vec<i16> =
+        (0..SAMPLE_RATE).map(|i| if i / 40 % 2 == 0 { i16::MAX } else { i16::MIN }).collect();
     for pcm in [clipped, vec![i16::MAX; SAMPLE_RATE], vec![i16::MIN; SAMPLE_RATE], vec![0; SAMPLE_RATE]] {
         for span in transcribe(&engine, &pcm, &options).unwrap().spans {
             assert!(span.avg_logprob.is_finite() && span.no_speech_prob.is_finite(), "{span:?}");
@@ -341,7 +344,11 @@ fn a_text_begins_with_its_prefix_and_expects_the_hotwords() {
     let (_folder, engine) = random_engine(51_864);
     let options = Options { temperatures: vec![0.0], tokens_max: 20, ..Options::default() };
     let prefixed = Options { prefix: Some("ab c".to_owned()), ..options.clone() };
-    for options in [prefixed.clone(), Options { beams: 2, ..prefixed.clone() }, Options { timestamps: false, ..prefixed }] {
+    for options in [
+        prefixed.clone(),
+        Options { beams: 2, ..prefixed.clone() },
+        Options { timestamps: false, ..prefixed },
+    ] {
         let output = transcribe(&engine, &hum(3), &options).unwrap();
         assert!(output.spans[0].text.starts_with(" ab c"), "{:?}", output.spans[0]);
     }
@@ -354,7 +361,8 @@ fn a_text_begins_with_its_prefix_and_expects_the_hotwords() {
 fn speech_without_text_is_read_again_or_told() {
     let (_folder, engine) = random_engine(51_864);
     // A model of random weights says little; what it does not cover is a gap.
-    let options = Options { temperatures: vec![0.0], tokens_max: 6, speech: vec![0..9_000], ..Options::default() };
+    let options =
+        Options { temperatures: vec![0.0], tokens_max: 6, speech: vec![0..9_000], ..Options::default() };
     let told = transcribe(&engine, &hum(9), &Options { reread_gaps: false, ..options.clone() }).unwrap();
     let read = transcribe(&engine, &hum(9), &options).unwrap();
     for output in [&told, &read] {
@@ -403,7 +411,7 @@ fn given(variable: &str, inside: &str) -> Option<PathBuf> {
 }
 
 /// Samples of a 16 kHz mono WAV file with the usual 44 bytes of header.
-fn speech(file: PathBuf) -> Vec<i16> {
+pub(crate) fn speech(file: PathBuf) -> Vec<i16> {
     let bytes = fs::read(file).unwrap();
     assert_eq!(&bytes[36..40], b"data");
     let length = u32::from_le_bytes(bytes[40..44].try_into().unwrap()) as usize;

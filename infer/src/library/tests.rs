@@ -1,4 +1,5 @@
 use super::*;
+use crate::cpu::Precision;
 use crate::engine::tests::write_ctranslate2;
 
 /// A models folder with these, each of random weights.
@@ -12,7 +13,11 @@ fn models(names: &[&str]) -> tempfile::TempDir {
 }
 
 fn library(folder: &tempfile::TempDir, bytes_max: u64) -> Library {
-    Library::new(folder.path().to_owned(), Setup { threads: 1, segments: 1 }, bytes_max)
+    Library::new(
+        folder.path().to_owned(),
+        Setup { precision: Precision::Int8, threads: 1, segments: 1 },
+        bytes_max,
+    )
 }
 
 #[tokio::test]

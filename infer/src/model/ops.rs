@@ -257,7 +257,8 @@ vectorised! {
     pub fn add(y: &mut [f32], x: &[f32]) = add_body
 }
 vectorised! {
-    fn normalise(x: &[f32], gamma: &[f32], beta: &[f32], y: &mut [f32]) = normalise_body
+    /// Normalises a row with openai's epsilon of 1e-5, then scales and shifts it; all slices have one length.
+    pub fn normalise(x: &[f32], gamma: &[f32], beta: &[f32], y: &mut [f32]) = normalise_body
 }
 
 /// Lanes of one accumulator: the width of an AVX-512 register in f32.

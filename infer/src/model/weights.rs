@@ -132,12 +132,12 @@ impl Weights {
     }
 
     /// Copies a tensor of the expected shape as f32.
-    pub(super) fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
+    pub(crate) fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
         self.join(&self.parts(name), shape)
     }
 
     /// Reads `<prefix>/gamma` and `<prefix>/beta`, each (width).
-    pub(super) fn norm(&self, prefix: &str, width: usize) -> Result<Norm, LoadError> {
+    pub(crate) fn norm(&self, prefix: &str, width: usize) -> Result<Norm, LoadError> {
         Ok(Norm {
             gamma: self.read(&format!("{prefix}/gamma"), &[width])?,
             beta: self.read(&format!("{prefix}/beta"), &[width])?,
