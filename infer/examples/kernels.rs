@@ -61,7 +61,7 @@ fn products(threads: usize, seconds: f64) {
     let (isa, team) = (Isa::detect(), Team::new(threads));
     println!("products, {}, {threads} threads: rows x inputs x outputs", isa.name());
     for [rows, inputs, outputs] in [
-        [1_500, 384, 1_152],
+        [1_500usize, 384usize, 1_152usize],
         [1_500, 384, 1_536],
         [1_500, 1_536, 384],
         [1_500, 512, 2_048],

@@ -18,6 +18,7 @@ pub mod encoder;
 pub mod image;
 pub mod linear;
 pub mod network;
+pub mod packed;
 pub mod team;
 
 #[cfg(test)]
@@ -111,7 +112,7 @@ impl Cpu {
     ) -> Result<Cpu, LoadError> {
         let CpuOptions { precision, threads, slots, rows } = options;
         let places = Places::new(dims(weights)?, precision);
-        let image = places.pack(weights)?;
+        let image = packed::load(&places, weights)?;
         let Dims { mels, width, decoder_heads, decoder_layers, .. } = places.dims;
         assert!(
             alignment_heads.iter().all(|(layer, head)| *layer < decoder_layers && *head < decoder_heads),
@@ -372,6 +373,5 @@ fn answer(ask: Ask<'_>, row: &Text, rules: &Rules, logits: &mut [f32]) -> Vec<(u
 
 /// Probability of a token under raw logits.
 fn probability(logits: &[f32], token: u32) -> f32 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    (logits[token as usize] - log_sum_exp(logits, max)).exp()
+    (logits[token as usize] - log_sum_exp(logits, sampling::max(logits))).exp()
 }

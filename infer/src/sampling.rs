@@ -128,19 +128,37 @@ fn forbid_each(logits: &mut [f32], tokens: &[u32]) {
     }
 }
 
-fn max(logits: &[f32]) -> f32 {
-    logits.iter().fold(f32::NEG_INFINITY, |max, x| if *x > max { *x } else { max })
+/// The largest logit; 16 at a time, because this is read for each token of each text.
+pub(crate) fn max(logits: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (blocks, rest) = logits.as_chunks::<16>();
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    for block in blocks {
+        lanes.iter_mut().zip(block).for_each(|(lane, x)| *lane = larger(*lane, *x));
+    }
+    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |max, x| larger(max, *x))
+}
+
+/// The first index of a value.
+fn find(logits: &[f32], value: f32) -> Option<usize> {
+    let (blocks, rest) = logits.as_chunks::<16>();
+    // Without a branch for each value, so that a block is a few instructions.
+    let holds = |block: &[f32; 16]| block.iter().fold(false, |found, x| found | (*x == value));
+    match blocks.iter().position(holds) {
+        Some(block) => blocks[block].iter().position(|x| *x == value).map(|i| block * 16 + i),
+        None => rest.iter().position(|x| *x == value).map(|i| blocks.len() * 16 + i),
+    }
 }
 
 /// Picks a token from filtered logits and gives its logarithmic probability at temperature 1. `count` is the number of
 /// tokens sampled before; where everything is forbidden, the text ends.
 pub fn choose(logits: &[f32], sampling: &Sampling, count: u32, end: u32) -> (u32, f32) {
-    let likeliest =
-        logits.iter().enumerate().fold(end as usize, |best, (i, x)| if *x > logits[best] { i } else { best });
-    let max = logits[likeliest];
+    let max = max(logits);
     if !max.is_finite() {
         return (end, 0.0);
     }
+    let likeliest = if logits[end as usize] == max { None } else { find(logits, max) };
+    let likeliest = likeliest.unwrap_or(end as usize);
     let total = log_sum_exp(logits, max);
     let token = if sampling.temperature > 0.0 {
         draw(logits, max, sampling.temperature, unit(sampling.seed, count)).unwrap_or(likeliest)

@@ -18,7 +18,8 @@ pub struct Image {
 
 enum Bytes {
     Owned(Vec<Line>),
-    Mapped(Mmap),
+    /// A file, and where in it the image begins.
+    Mapped(Mmap, usize),
 }
 
 /// Memory that begins where a cache line does.
@@ -154,6 +155,11 @@ impl Image {
         Image { bytes: Bytes::Owned(vec![Line([0; ALIGNMENT]); layout.end / ALIGNMENT]) }
     }
 
+    /// An image in a file, from `start` on, a multiple of 64.
+    pub fn mapped(map: Mmap, start: usize) -> Image {
+        Image { bytes: Bytes::Mapped(map, start) }
+    }
+
     /// Bytes.
     pub fn len(&self) -> usize {
         self.bytes().len()
@@ -163,7 +169,7 @@ impl Image {
     pub fn bytes(&self) -> &[u8] {
         match &self.bytes {
             Bytes::Owned(lines) => lines.as_flattened_bytes(),
-            Bytes::Mapped(map) => map,
+            Bytes::Mapped(map, start) => &map[*start..],
         }
     }
 

@@ -12,12 +12,13 @@
 use std::ops::Range;
 
 use super::team::{Parts, Team};
-use crate::model::ops::gelu;
+use crate::model::ops;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod gelu;
 mod portable;
 #[cfg(test)]
 mod tests;
@@ -250,7 +251,9 @@ impl Linear<'_> {
                                 columns: PANEL.min(self.outputs - panel * PANEL),
                             };
                             multiply_int8(isa, count, &tile, store);
-                            activate(count, tile.y, tile.y_stride, tile.columns, store);
+                            if store == Store::Gelu {
+                                activate_int8(isa, count, tile.y, tile.y_stride, tile.columns);
+                            }
                         }
                     }
                 }
@@ -274,7 +277,9 @@ impl Linear<'_> {
                                 columns: PANEL.min(self.outputs - panel * PANEL),
                             };
                             multiply_f32(isa, count, &tile, store);
-                            activate(count, tile.y, tile.y_stride, tile.columns, store);
+                            if store == Store::Gelu {
+                                activate_f32(count, tile.y, tile.y_stride, tile.columns);
+                            }
                         }
                     }
                 }
@@ -302,16 +307,31 @@ impl Linear<'_> {
     }
 }
 
-/// Puts a tile's results through the activation while they are near.
+/// Puts a tile's results in int8 through the activation while they are near.
 ///
 /// # Safety
 /// `y` is `rows` rows of `columns` values, `stride` apart, and nobody else's.
-unsafe fn activate(rows: usize, y: *mut f32, stride: usize, columns: usize, store: Store) {
-    if store == Store::Gelu {
-        for row in 0..rows {
-            // SAFETY: the caller's promise.
-            gelu(unsafe { std::slice::from_raw_parts_mut(y.add(row * stride), columns) });
-        }
+unsafe fn activate_int8(isa: Isa, rows: usize, y: *mut f32, stride: usize, columns: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512 {
+        // SAFETY: the caller's promise; an instruction set is only named where it was found.
+        return unsafe { avx512::activate(y, stride, rows, columns) };
+    }
+    let _ = isa;
+    for row in 0..rows {
+        // SAFETY: the caller's promise.
+        gelu::activate(unsafe { std::slice::from_raw_parts_mut(y.add(row * stride), columns) });
+    }
+}
+
+/// The same in f32.
+///
+/// # Safety
+/// As [`activate_int8`].
+unsafe fn activate_f32(rows: usize, y: *mut f32, stride: usize, columns: usize) {
+    for row in 0..rows {
+        // SAFETY: the caller's promise.
+        ops::gelu(unsafe { std::slice::from_raw_parts_mut(y.add(row * stride), columns) });
     }
 }
 

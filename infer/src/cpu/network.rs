@@ -158,6 +158,11 @@ impl Places {
         }
     }
 
+    /// Bytes of the image.
+    pub fn len(&self) -> usize {
+        self.layout.len()
+    }
+
     /// Packs the weights of a model folder.
     pub fn pack(&self, weights: &Weights) -> Result<Image, LoadError> {
         let mut image = Image::new(&self.layout);

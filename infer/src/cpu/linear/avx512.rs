@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{F32Tile, Int8Tile};
+use super::{F32Tile, Int8Tile, gelu};
 
 /// Registers of a panel's 64 columns.
 const PARTS: usize = 4;
@@ -137,4 +137,39 @@ pub unsafe fn quantise(x: &[f32], bytes: &mut [u8]) -> f32 {
         }
     }
     largest / 127.0
+}
+
+/// See [`super::gelu::activate`]: `rows` rows of `count` values, `stride` apart.
+///
+/// # Safety
+/// The values are there and nobody else's; the processor has the features.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub unsafe fn activate(values: *mut f32, stride: usize, rows: usize, count: usize) {
+    let table = |power: usize| {
+        let pieces = gelu::COEFFICIENTS[power].as_ptr();
+        // SAFETY: a row of the table is 32 numbers.
+        unsafe { (_mm512_loadu_ps(pieces), _mm512_loadu_ps(pieces.add(16))) }
+    };
+    let (a, b, c, d) = (table(0), table(1), table(2), table(3));
+    let (scale, last) = (_mm512_set1_ps(gelu::PIECES_PER_UNIT), _mm512_set1_ps(gelu::LAST));
+    for row in 0..rows {
+        for part in 0..count.div_ceil(16) {
+            let left = (count - 16 * part).min(16);
+            let mask = ((1u32 << left) - 1) as __mmask16;
+            // SAFETY: the mask keeps to the row's values.
+            unsafe {
+                let at = values.add(row * stride + 16 * part);
+                let x = _mm512_maskz_loadu_ps(mask, at);
+                let place = _mm512_min_ps(_mm512_mul_ps(_mm512_abs_ps(x), scale), last);
+                let piece = _mm512_cvttps_epi32(place);
+                let part = _mm512_sub_ps(place, _mm512_cvtepi32_ps(piece));
+                let look = |(low, high): (__m512, __m512)| _mm512_permutex2var_ps(low, piece, high);
+                let sum = _mm512_fmadd_ps(look(d), part, look(c));
+                let sum = _mm512_fmadd_ps(sum, part, look(b));
+                let sum = _mm512_fmadd_ps(sum, part, look(a));
+                let y = _mm512_sub_ps(_mm512_max_ps(x, _mm512_setzero_ps()), sum);
+                _mm512_mask_storeu_ps(at, mask, y);
+            }
+        }
+    }
 }

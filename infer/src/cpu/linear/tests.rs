@@ -77,6 +77,33 @@ impl Quantised {
     }
 }
 
+/// What becomes of an exact product.
+fn finished(exact: f64, before: f32, store: Store) -> f64 {
+    match store {
+        Store::Set => exact,
+        Store::Add => exact + f64::from(before),
+        Store::Gelu => {
+            let mut x = [exact as f32];
+            ops::gelu(&mut x);
+            f64::from(x[0])
+        }
+    }
+}
+
+#[test]
+fn the_table_of_the_activation_is_the_exact_one() {
+    for i in -90_000..=90_000 {
+        let x = i as f32 / 10_000.0;
+        let (mut a, mut b) = ([x], [x]);
+        gelu::activate(&mut a);
+        ops::gelu(&mut b);
+        assert!((a[0] - b[0]).abs() < 2e-6, "{x}: {a:?} {b:?}");
+    }
+    let mut far = [f32::MIN, f32::MAX, -1e9, 0.0];
+    gelu::activate(&mut far);
+    assert!(far[0].abs() < 1e-6 && far[1] == f32::MAX && far[2].abs() < 1e-6 && far[3].abs() < 1e-6);
+}
+
 #[test]
 fn int8_gives_the_same_bits_on_every_instruction_set_and_for_any_number_of_rows() {
     let team = Team::new(2);
@@ -86,7 +113,7 @@ fn int8_gives_the_same_bits_on_every_instruction_set_and_for_any_number_of_rows(
         let packed = Packed::new(&weights, size, &random(100, outputs));
         let x = random(200 + case as u64, 17 * inputs);
         let before = random(300, 17 * outputs);
-        for store in [Store::Set, Store::Add] {
+        for store in [Store::Set, Store::Add, Store::Gelu] {
             let mut expected: Option<Vec<f32>> = None;
             for isa in sets() {
                 let quantised = Quantised::new(isa, &x, inputs);
@@ -108,7 +135,7 @@ fn int8_gives_the_same_bits_on_every_instruction_set_and_for_any_number_of_rows(
                 let (x, w) = (&x[row * inputs..][..inputs], &weights[output * inputs..][..inputs]);
                 let exact: f64 = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
                 let exact = exact + f64::from(packed.bias[output]);
-                let exact = exact + if store == Store::Add { f64::from(before[i]) } else { 0.0 };
+                let exact = finished(exact, before[i], store);
                 assert!((exact - f64::from(*y)).abs() < inputs as f64 / 120.0, "{size:?} {i}: {y} {exact}");
             }
         }
@@ -125,7 +152,7 @@ fn f32_gives_a_row_the_same_bits_beside_any_others() {
         let before = random(300, 60 * outputs);
         for (isa, threads) in sets().into_iter().zip([1, 2, 3]) {
             let team = Team::new(threads);
-            for store in [Store::Set, Store::Add] {
+            for store in [Store::Set, Store::Add, Store::Gelu] {
                 let mut all = before.clone();
                 let rows = Rows::F32 { values: &x, stride: inputs };
                 packed.f32().apply(isa, &team, rows, 60, &mut all, store);
@@ -140,7 +167,7 @@ fn f32_gives_a_row_the_same_bits_beside_any_others() {
                     let (x, w) = (&x[row * inputs..][..inputs], &weights[output * inputs..][..inputs]);
                     let exact: f64 = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
                     let exact = exact + f64::from(packed.bias[output]);
-                    let exact = exact + if store == Store::Add { f64::from(before[i]) } else { 0.0 };
+                    let exact = finished(exact, before[i], store);
                     assert!((exact - f64::from(*y)).abs() < 1e-4, "{size:?} {i}: {y} {exact}");
                 }
             }
