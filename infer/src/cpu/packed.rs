@@ -1,7 +1,7 @@
 //! Packed weights kept in a file beside the model, so that a start maps them instead of packing them again.
 //!
 //! ```text
-//! magic 8 bytes; checksum of all that follows u64; key 32 bytes; bytes of the image u64; zeros to 4096; the image
+//! magic 8 bytes; CRC-32 of all that follows u64; key 32 bytes; bytes of the image u64; zeros to 4096; the image
 //! ```
 //! The key is a hash of what the image depends on: format and precision, the model's sizes, and the names, sizes and times
 //! of change of the weights' files. A file with another key, another length or a wrong checksum is packed again, never
@@ -71,7 +71,7 @@ fn read(file: &Path, key: &[u8; 32], len: usize) -> io::Result<Image> {
     if map[16..48] != *key {
         return Err(bad("it belongs to other weights"));
     }
-    if map[8..16] != checksum(&map[16..]).to_le_bytes() {
+    if map[8..16] != checksum(&[&map[16..]]) {
         return Err(bad("it is damaged"));
     }
     Ok(Image::mapped(map, HEADER))
@@ -83,10 +83,8 @@ fn write(file: &Path, key: &[u8; 32], image: &[u8]) -> io::Result<()> {
     header[..8].copy_from_slice(MAGIC);
     header[16..48].copy_from_slice(key);
     header[48..56].copy_from_slice(&(image.len() as u64).to_le_bytes());
-    let mut sum = Checksum::default();
-    sum.add(&header[16..]);
-    sum.add(image);
-    header[8..16].copy_from_slice(&sum.finish().to_le_bytes());
+    let sum = checksum(&[&header[16..], image]);
+    header[8..16].copy_from_slice(&sum);
     let beside = file.with_extension(format!("{}.part", std::process::id()));
     let written = (|| {
         let mut opened = File::create(&beside)?;
@@ -102,42 +100,11 @@ fn write(file: &Path, key: &[u8; 32], image: &[u8]) -> io::Result<()> {
     written
 }
 
-fn checksum(bytes: &[u8]) -> u64 {
-    let mut sum = Checksum::default();
-    sum.add(bytes);
-    sum.finish()
-}
-
-/// A checksum at the speed of memory: four chains of multiply and rotate over words. It finds damage, not malice: who may
-/// write the file may write the weights too.
-struct Checksum([u64; 4]);
-
-impl Default for Checksum {
-    fn default() -> Checksum {
-        Checksum([1, 2, 3, 4])
-    }
-}
-
-impl Checksum {
-    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
-
-    /// Adds bytes, a multiple of 8 of them.
-    fn add(&mut self, bytes: &[u8]) {
-        let (blocks, rest) = bytes.as_chunks::<32>();
-        for block in blocks {
-            for (lane, word) in self.0.iter_mut().zip(block.as_chunks::<8>().0) {
-                *lane = (*lane ^ u64::from_le_bytes(*word)).wrapping_mul(Checksum::FACTOR).rotate_left(29);
-            }
-        }
-        for word in rest.as_chunks::<8>().0 {
-            self.0[0] =
-                (self.0[0] ^ u64::from_le_bytes(*word)).wrapping_mul(Checksum::FACTOR).rotate_left(29);
-        }
-    }
-
-    fn finish(&self) -> u64 {
-        self.0.iter().fold(0, |sum: u64, lane| (sum ^ lane).wrapping_mul(Checksum::FACTOR).rotate_left(31))
-    }
+/// Finds damage, not malice: who may write the file may write the weights too.
+fn checksum(parts: &[&[u8]]) -> [u8; 8] {
+    let mut hasher = crc32fast::Hasher::new();
+    parts.iter().for_each(|part| hasher.update(part));
+    u64::from(hasher.finalize()).to_le_bytes()
 }
 
 #[cfg(test)]

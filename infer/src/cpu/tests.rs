@@ -369,9 +369,10 @@ fn real_speech_gives_the_tokens_of_the_plain_network() {
             text
         };
         assert_eq!(read(&mut exact), expected, "{clip}");
-        // Bytes may move or leave out a time; they do not change what was said.
-        let said = |text: &[u32]| -> Vec<u32> {
-            text.iter().copied().filter(|token| *token < given.tokens.special.end).collect()
+        // Bytes may move a time or a comma; they do not change what was said.
+        let said = |text: &[u32]| -> String {
+            let letters = given.tokens.decode(text).to_lowercase();
+            letters.chars().filter(|c| c.is_alphanumeric()).collect()
         };
         assert_eq!(said(&read(&mut fast)), said(&expected), "{clip} in int8");
     }
