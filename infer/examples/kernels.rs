@@ -127,7 +127,8 @@ fn network(folder: &Path, precision: Precision, threads: usize, seconds: f64) ->
     let pcm: Vec<i16> = (0..480_000).map(|i| ((i * i / 50) % 16_001) as i16 - 8_000).collect();
     for positions in [1_500, 500, 250] {
         let time = median(seconds, || {
-            let sound = Sound { slot: Slot(0), pcm: &pcm[..positions * 320], from: 0, frames: 3_000, positions };
+            let sound =
+                Sound { slot: Slot(0), pcm: &pcm[..positions * 320], from: 0, frames: 3_000, positions };
             cpu.encode(&[sound]).expect("a processor does not fail");
         });
         println!("  encode {positions} positions: {:.1} ms", time * 1e3);
@@ -135,8 +136,9 @@ fn network(folder: &Path, precision: Precision, threads: usize, seconds: f64) ->
     let features = infer::features::Features::new(cpu.dims().mels);
     let time = median(seconds / 4.0, || drop(features.compute(&pcm)));
     println!("  of which the spectrogram of 30 s: {:.1} ms", time * 1e3);
-    let sounds: Vec<Sound> =
-        (0..8).map(|slot| Sound { slot: Slot(slot), pcm: &pcm, from: 0, frames: 3_000, positions: 1_500 }).collect();
+    let sounds: Vec<Sound> = (0..8)
+        .map(|slot| Sound { slot: Slot(slot), pcm: &pcm, from: 0, frames: 3_000, positions: 1_500 })
+        .collect();
     cpu.encode(&sounds).expect("a processor does not fail");
     let prompt = [tokens.special.start];
     for batch in BATCHES {

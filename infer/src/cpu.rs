@@ -7,7 +7,7 @@ use crate::backend::{
     Alignment, Answer, Ask, Backend, Capacity, DeviceError, Feed, Report, Row, Run, Slot, Sound,
 };
 use crate::features::Features;
-use crate::model::ops::log_sum_exp;
+use crate::math::log_sum_exp;
 use crate::model::weights::Weights;
 use crate::model::{AUDIO_POSITIONS, Dims, LoadError, dims};
 use crate::sampling::{self, Rules, Sampling, State};

@@ -16,10 +16,10 @@ pub mod features;
 pub mod hash;
 pub mod infer;
 pub mod library;
+mod math;
 pub mod metrics;
 pub mod model;
 pub mod models;
-pub mod plain;
 pub mod quality;
 pub mod reading;
 pub mod sampling;
@@ -28,6 +28,9 @@ pub mod search;
 pub mod spans;
 pub mod tokens;
 pub mod words;
+
+#[cfg(test)]
+mod plain;
 
 pub use engine::{Engine, Error, Options, Output, Task};
 pub use model::LoadError;

@@ -1,20 +1,14 @@
-//! The Whisper network: weights from a folder, an encoder from sound to states, a decoder from states
-//! and tokens to logits. Knows nothing of text, time or search.
+//! What a model folder holds: weights by name, sizes, the heads that follow the sound.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub mod decoder;
-pub mod encoder;
-pub mod ops;
 pub mod weights;
 
 mod ctranslate2;
 mod hugging_face;
 
-use decoder::Decoder;
-use encoder::Encoder;
 use weights::Weights;
 
 /// Positions of the encoder's result for one 30 s window: one each 20 ms.
@@ -147,24 +141,6 @@ impl Dims {
             )));
         }
         Ok(dims)
-    }
-}
-
-/// A loaded network.
-pub struct Model {
-    /// Its sizes.
-    pub dims: Dims,
-    /// From spectrogram to states.
-    pub encoder: Encoder,
-    /// From states and tokens to logits.
-    pub decoder: Decoder,
-}
-
-impl Model {
-    /// Builds the network from opened weights, copying them into memory as f32.
-    pub fn load(weights: &Weights) -> Result<Model, LoadError> {
-        let dims = Dims::of(weights)?;
-        Ok(Model { dims, encoder: Encoder::load(weights, dims)?, decoder: Decoder::load(weights, dims)? })
     }
 }
 

@@ -1,17 +1,20 @@
-//! The network in plain f32, one row after another: what faster backends are compared with.
+//! The network in plain f32, one row after another: what the backends are compared with in tests.
 
 use crate::backend::{
     Alignment, Answer, Ask, Backend, Capacity, DeviceError, Feed, Report, Row, Run, Slot, Sound,
 };
 use crate::features::Features;
-use crate::model::decoder::{Cache, Heard, Item};
-use crate::model::ops::{log_sum_exp, softmax};
-use crate::model::{Dims, Model};
+use crate::math::log_sum_exp;
+use crate::model::Dims;
 use crate::sampling::{Rules, Sampling, State, choose, top};
+
+pub mod network;
+
+use network::{Cache, Heard, Network, softmax};
 
 /// A network with slots and rows, and nothing shared between rows.
 pub struct Plain {
-    model: Model,
+    network: Network,
     rules: Rules,
     features: Features,
     slots: Vec<Option<Heard>>,
@@ -22,7 +25,6 @@ pub struct Plain {
 struct Text {
     slot: Slot,
     cache: Cache,
-    position: usize,
     sampling: Sampling,
     state: State,
     last: u32,
@@ -30,21 +32,19 @@ struct Text {
 
 impl Plain {
     /// Takes a loaded network.
-    pub fn new(model: Model, rules: Rules, slots: usize, rows: usize) -> Plain {
-        let features = Features::new(model.dims.mels);
+    pub fn new(network: Network, rules: Rules, slots: usize, rows: usize) -> Plain {
+        let features = Features::new(network.dims.mels);
         let (slots, rows) = ((0..slots).map(|_| None).collect(), (0..rows).map(|_| None).collect());
-        Plain { model, rules, features, slots, rows }
+        Plain { network, rules, features, slots, rows }
     }
 
     fn step(&mut self, run: &Run<'_>) -> Answer {
-        let decoder = &self.model.decoder;
-        let mut wanted = Vec::new();
+        let mut no_speech_at = None;
         let tokens: Vec<u32> = match run.feed {
             Feed::Start { slot, prompt, start, sampling } => {
-                wanted.push(start);
-                let cache = decoder.cache(self.model.dims.text_positions);
-                let state = State::new();
-                self.rows[run.row.0] = Some(Text { slot, cache, position: 0, sampling, state, last: 0 });
+                no_speech_at = Some(start);
+                let (cache, state) = (Cache::default(), State::new());
+                self.rows[run.row.0] = Some(Text { slot, cache, sampling, state, last: 0 });
                 prompt.to_vec()
             }
             Feed::Sampled => vec![self.rows[run.row.0].as_ref().expect("the row has begun").last],
@@ -54,21 +54,17 @@ impl Plain {
         if let Feed::Chosen(token) = run.feed {
             text.state.push(token, &self.rules.special);
         }
-        let items: Vec<Item> = tokens
-            .iter()
-            .enumerate()
-            .map(|(i, token)| Item { row: 0, position: text.position + i, token: *token })
-            .collect();
-        wanted.push(items.len() - 1);
-        let mut logits = Vec::new();
         let heard = self.slots[text.slot.0].as_ref().expect("the slot holds sound");
-        decoder.run(heard, &mut text.cache, &items, &wanted, &mut logits);
-        text.position += items.len();
-        let mut last = logits.split_off((wanted.len() - 1) * self.model.dims.vocabulary);
-        let no_speech_prob = (!logits.is_empty()).then(|| {
-            let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            (logits[self.rules.special.no_speech as usize] - log_sum_exp(&logits, max)).exp()
-        });
+        let mut last = Vec::new();
+        let mut no_speech_prob = None;
+        for (i, token) in tokens.into_iter().enumerate() {
+            last = self.network.read(heard, &mut text.cache, token);
+            if no_speech_at == Some(i) {
+                let max = last.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let logprob = last[self.rules.special.no_speech as usize] - log_sum_exp(&last, max);
+                no_speech_prob = Some(logprob.exp());
+            }
+        }
         let tokens = match run.ask {
             Ask::Among(tokens) => {
                 let mut chosen: Vec<f32> = tokens.iter().map(|token| last[*token as usize]).collect();
@@ -94,7 +90,7 @@ impl Plain {
 
 impl Backend for Plain {
     fn dims(&self) -> Dims {
-        self.model.dims
+        self.network.dims
     }
 
     fn capacity(&self) -> Capacity {
@@ -104,8 +100,8 @@ impl Backend for Plain {
     fn encode(&mut self, sounds: &[Sound<'_>]) -> Result<(), DeviceError> {
         for sound in sounds {
             let mel = self.features.compute(sound.pcm);
-            let states = self.model.encoder.encode(&mel.window(sound.from, sound.frames));
-            self.slots[sound.slot.0] = Some(self.model.decoder.hear(&states));
+            let states = self.network.encode(&mel.window(sound.from, sound.frames));
+            self.slots[sound.slot.0] = Some(self.network.hear(&states));
         }
         Ok(())
     }

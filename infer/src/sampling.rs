@@ -1,7 +1,7 @@
 //! From logits to a token: openai's filters, greedy choice, seeded sampling. Each row has a [`State`] of its own, small
 //! enough to live on a device; a backend that samples elsewhere gives what this code gives.
 
-use crate::model::ops::log_sum_exp;
+use crate::math::log_sum_exp;
 use crate::tokens::{Special, TIMESTAMPS, Tokens};
 
 /// How the tokens of a row are chosen.

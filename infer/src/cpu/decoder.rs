@@ -6,8 +6,8 @@ use super::image::{LinearPlace, NormPlace};
 use super::linear::{Linear, Rows, Store, Weights, quantise};
 use super::network::Places;
 use super::team::{Parts, Team};
+use crate::math::{add, normalise};
 use crate::model::Dims;
-use crate::model::ops::{add, normalise};
 
 /// Rows of x that one task prepares.
 const ROWS_OF_TASK: usize = 8;

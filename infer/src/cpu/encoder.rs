@@ -3,15 +3,15 @@
 //! Everything between two attentions is done for a block of rows at a time, from one thread's cache, so a layer has two
 //! points where the threads wait for each other.
 
-use crate::backend::Sound;
 use super::attention::{Heads, SoundCache, WindowAttention};
 use super::image::{Image, LinearPlace, NormPlace, Precision};
 use super::linear::{Isa, Store, TILE, Target, quantise};
 use super::network::{Places, TAPS};
 use super::team::{Parts, Team};
 use super::{Arithmetic, linear};
+use crate::backend::Sound;
 use crate::features::{Mel, WINDOW_FRAMES};
-use crate::model::ops::{add, normalise};
+use crate::math::{add, normalise};
 use crate::model::{AUDIO_POSITIONS, Dims};
 
 /// Rows of a block, about: what a thread does from its own cache between two attentions.

@@ -12,7 +12,7 @@
 use std::ops::Range;
 
 use super::team::{Parts, Team};
-use crate::model::ops;
+use crate::math;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -331,7 +331,7 @@ unsafe fn activate_int8(isa: Isa, rows: usize, y: *mut f32, stride: usize, colum
 unsafe fn activate_f32(rows: usize, y: *mut f32, stride: usize, columns: usize) {
     for row in 0..rows {
         // SAFETY: the caller's promise.
-        ops::gelu(unsafe { std::slice::from_raw_parts_mut(y.add(row * stride), columns) });
+        math::gelu(unsafe { std::slice::from_raw_parts_mut(y.add(row * stride), columns) });
     }
 }
 

@@ -194,9 +194,9 @@ impl Places {
                 }
                 Source::Norm(name, place) => {
                     let width = image.get(place.gamma).len();
-                    let norm = weights.norm(name, width)?;
-                    image.get_mut(place.gamma).copy_from_slice(&norm.gamma);
-                    image.get_mut(place.beta).copy_from_slice(&norm.beta);
+                    let (gamma, beta) = weights.norm(name, width)?;
+                    image.get_mut(place.gamma).copy_from_slice(&gamma);
+                    image.get_mut(place.beta).copy_from_slice(&beta);
                 }
                 Source::Values(name, shape, place) => {
                     image.get_mut(*place).copy_from_slice(&weights.read(name, shape)?);

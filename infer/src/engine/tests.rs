@@ -9,8 +9,8 @@ use safetensors::{Dtype, tensor::TensorView};
 use tempfile::TempDir;
 
 use super::*;
-use crate::model::Model;
 use crate::plain::Plain;
+use crate::plain::network::Network;
 use crate::sampling::unit;
 use crate::scheduler::URGENT;
 
@@ -192,10 +192,10 @@ pub(crate) fn random_network(slots: usize, rows: usize) -> (Box<dyn Backend>, Ar
     let folder = tempfile::tempdir().unwrap();
     write_ctranslate2(folder.path(), 51_864);
     let weights = Weights::open(folder.path()).unwrap();
-    let model = Model::load(&weights).unwrap();
-    let tokens = Tokens::load(folder.path(), weights.format(), model.dims.vocabulary).unwrap();
-    let dims = model.dims;
-    let backend = Plain::new(model, Rules::new(&tokens), slots, rows);
+    let network = Network::load(&weights).unwrap();
+    let tokens = Tokens::load(folder.path(), weights.format(), network.dims.vocabulary).unwrap();
+    let dims = network.dims;
+    let backend = Plain::new(network, Rules::new(&tokens), slots, rows);
     (Box::new(backend), Arc::new(Voice { dims, tokens }))
 }
 

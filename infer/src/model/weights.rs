@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 use memmap2::Mmap;
 
-use super::ops::{Linear, Norm};
 use super::{LoadError, ctranslate2, hugging_face};
 
 /// An opened model folder: its files mapped, its tensors listed, nothing copied yet.
@@ -136,19 +135,10 @@ impl Weights {
         self.join(&self.parts(name), shape)
     }
 
-    /// Reads `<prefix>/gamma` and `<prefix>/beta`, each (width).
-    pub(crate) fn norm(&self, prefix: &str, width: usize) -> Result<Norm, LoadError> {
-        Ok(Norm {
-            gamma: self.read(&format!("{prefix}/gamma"), &[width])?,
-            beta: self.read(&format!("{prefix}/beta"), &[width])?,
-        })
-    }
-
-    /// Reads `<prefix>/weight` (outputs, inputs) and `<prefix>/bias` (outputs).
-    pub(super) fn linear(&self, prefix: &str, outputs: usize, inputs: usize) -> Result<Linear, LoadError> {
-        let weights = self.read(&format!("{prefix}/weight"), &[outputs, inputs])?;
-        let bias = self.read(&format!("{prefix}/bias"), &[outputs])?;
-        Ok(Linear::new(weights, Some(bias), outputs, inputs))
+    /// Reads `<prefix>/gamma` and `<prefix>/beta`, each (width): scale and shift of a normalisation.
+    pub(crate) fn norm(&self, prefix: &str, width: usize) -> Result<(Vec<f32>, Vec<f32>), LoadError> {
+        let read = |part: &str| self.read(&format!("{prefix}/{part}"), &[width]);
+        Ok((read("gamma")?, read("beta")?))
     }
 
     /// The stored tensors that make up the named one, stacked along the first axis.
