@@ -1,7 +1,8 @@
 //! Packed weights kept in a file beside the model, so that a start maps them instead of packing them again.
 //!
 //! ```text
-//! magic 8 bytes; checksum of all that follows u64; key 32 bytes; bytes of the image u64; zeros to 4096; the image
+//! magic 8 bytes; checksum of all from byte 32 on u64; 16 zeros; key 32 bytes; bytes of the image u64; zeros to 4096;
+//! the image
 //! ```
 //! The key is a hash of what the image depends on: format and precision, the model's sizes, and the names, sizes and times
 //! of change of the weights' files. A file with another key, another length or a wrong checksum is packed again, never
@@ -22,6 +23,9 @@ use crate::model::weights::Weights;
 
 /// Changes with the form of the panels or the order of the places.
 const MAGIC: &[u8; 8] = b"vfpack01";
+
+/// Where the key begins, and what the checksum is of: a whole number of its blocks before the image.
+const KEY: usize = 32;
 
 /// Where the image begins: a page.
 const HEADER: usize = 4_096;
@@ -68,10 +72,10 @@ fn read(file: &Path, key: &[u8; 32], len: usize) -> io::Result<Image> {
     if map.len() != HEADER + len || &map[..8] != MAGIC {
         return Err(bad("it is cut short or of another version"));
     }
-    if map[16..48] != *key {
+    if map[KEY..][..32] != *key {
         return Err(bad("it belongs to other weights"));
     }
-    if map[8..16] != checksum(&map[16..]).to_le_bytes() {
+    if map[8..16] != checksum(&map[KEY..]).to_le_bytes() {
         return Err(bad("it is damaged"));
     }
     Ok(Image::mapped(map, HEADER))
@@ -81,10 +85,10 @@ fn read(file: &Path, key: &[u8; 32], len: usize) -> io::Result<Image> {
 fn write(file: &Path, key: &[u8; 32], image: &[u8]) -> io::Result<()> {
     let mut header = vec![0; HEADER];
     header[..8].copy_from_slice(MAGIC);
-    header[16..48].copy_from_slice(key);
-    header[48..56].copy_from_slice(&(image.len() as u64).to_le_bytes());
+    header[KEY..][..32].copy_from_slice(key);
+    header[KEY + 32..][..8].copy_from_slice(&(image.len() as u64).to_le_bytes());
     let mut sum = Checksum::default();
-    sum.add(&header[16..]);
+    sum.add(&header[KEY..]);
     sum.add(image);
     header[8..16].copy_from_slice(&sum.finish().to_le_bytes());
     let beside = file.with_extension(format!("{}.part", std::process::id()));
@@ -121,7 +125,7 @@ impl Default for Checksum {
 impl Checksum {
     const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
-    /// Adds bytes, a multiple of 8 of them.
+    /// Adds bytes: a multiple of 32 of them, but for the last.
     fn add(&mut self, bytes: &[u8]) {
         let (blocks, rest) = bytes.as_chunks::<32>();
         for block in blocks {
@@ -176,12 +180,13 @@ mod tests {
         load(&places, &weights).unwrap();
         let (file, key) = named(&places, &weights).unwrap();
         let whole = fs::read(&file).unwrap();
+        assert!(read(&file, &key, places.len()).is_ok());
         let damages: [&dyn Fn(&mut Vec<u8>); 6] = [
             &|bytes| bytes.truncate(0),
             &|bytes| bytes.truncate(100),
             &|bytes| bytes.truncate(bytes.len() - 1),
             &|bytes| bytes[0] ^= 1,
-            &|bytes| bytes[20] ^= 1,
+            &|bytes| bytes[40] ^= 1,
             &|bytes| {
                 let middle = bytes.len() / 2;
                 bytes[middle] ^= 1;
