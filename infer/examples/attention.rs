@@ -7,7 +7,7 @@ use std::time::Instant;
 use infer::cpu::attention::{
     Arithmetic, Heads, Isa, Job, SoundCache, TextCache, TextItem, WindowAttention, attend_all,
 };
-use rayon::prelude::*;
+use infer::cpu::team::Team;
 
 /// Positions of a window of 30 s.
 const POSITIONS: usize = 1_500;
@@ -17,11 +17,8 @@ const MODELS: [(&str, usize, usize); 2] = [("tiny", 6, 4), ("base", 8, 6)];
 
 fn main() -> anyhow::Result<()> {
     let threads = std::env::args().nth(1).map_or(Ok(2), |threads| threads.parse())?;
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
-    let split = |tasks: usize, task: &(dyn Fn(usize) + Sync)| match threads {
-        1 => (0..tasks).for_each(task),
-        _ => pool.install(|| (0..tasks).into_par_iter().with_max_len(1).for_each(task)),
-    };
+    let team = Team::new(threads);
+    let split = |tasks: usize, task: &(dyn Fn(usize) + Sync)| team.run(tasks, &|_, i| task(i));
     for isa in Isa::available(64) {
         println!("{} on {threads} threads", isa.name());
         for (model, count, layers) in MODELS {

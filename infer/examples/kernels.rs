@@ -1,7 +1,8 @@
 //! Measures the processor's backend: products with weights at the shapes of Whisper's layers, encoding, and steps of
 //! decoding. Prints medians.
 //!
-//! `cargo run --release -p infer --example kernels -- MODEL_FOLDER... [--threads N] [--seconds S]`
+//! `cargo run --release -p infer --example kernels -- [MODEL_FOLDER ...] [--threads N] [--seconds S]
+//! [--precision int8|f32]`; without a folder it measures the products alone.
 
 use std::path::Path;
 use std::time::Instant;
@@ -20,23 +21,28 @@ const BATCHES: [usize; 4] = [1, 4, 8, 32];
 
 fn main() -> anyhow::Result<()> {
     let (mut folders, mut threads, mut seconds) = (Vec::new(), vec![1, 2], 1.0);
+    let mut precisions = vec![Precision::Int8, Precision::F32];
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().context("an option wants a value");
         match argument.as_str() {
             "--threads" => threads = vec![value()?.parse().context("read the number of threads")?],
             "--seconds" => seconds = value()?.parse().context("read the seconds of a measurement")?,
+            "--precision" => {
+                let name = value()?;
+                precisions.retain(|precision| precision.name() == name);
+            }
             option if option.starts_with("--") => bail!("unknown option {option}"),
             _ => folders.push(argument),
         }
     }
-    for threads in &threads {
-        products(*threads, seconds);
+    if folders.is_empty() {
+        threads.iter().for_each(|threads| products(*threads, seconds));
     }
     for folder in &folders {
         for threads in &threads {
-            for precision in [Precision::Int8, Precision::F32] {
-                network(Path::new(folder), precision, *threads, seconds)?;
+            for precision in &precisions {
+                network(Path::new(folder), *precision, *threads, seconds)?;
             }
         }
     }

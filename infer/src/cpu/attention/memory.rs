@@ -320,38 +320,46 @@ thread_local! {
 }
 
 /// Words that begin at a line of the cache.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Aligned {
-    lines: Vec<Line>,
+    /// The words, behind what is missing to the first line's start.
+    padded: Vec<u32>,
+    start: usize,
     words: usize,
 }
 
-#[derive(Debug, Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u32; LANES]);
-
 impl Aligned {
-    /// Zeros.
+    /// Zeros. The system gives their pages when they are first written, so room that is not used costs nothing.
     pub fn new(words: usize) -> Aligned {
-        Aligned { lines: vec![Line([0; LANES]); words.div_ceil(LANES)], words }
+        let padded = vec![0u32; words + LANES];
+        // A line is as many words as a register has lanes.
+        let start = padded.as_ptr().align_offset(LANES * size_of::<u32>());
+        assert!(start <= LANES, "there is room for what is missing to a line");
+        Aligned { padded, start, words }
     }
 
     /// The words.
     pub fn words(&self) -> &[u32] {
-        // SAFETY: a line is 16 words without padding, so the lines are at least that many words.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.words) }
+        &self.padded[self.start..][..self.words]
     }
 
     /// The words, to write.
     pub fn words_mut(&mut self) -> &mut [u32] {
-        // SAFETY: as above, and the lines are borrowed mutably.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.words) }
+        &mut self.padded[self.start..][..self.words]
     }
 
     /// Equal parts for tasks that run at once.
     pub fn parts(&mut self, count: usize) -> Parts<'_, u32> {
         let part = self.words / count;
         Parts::new(self.words_mut(), part)
+    }
+}
+
+impl Clone for Aligned {
+    fn clone(&self) -> Aligned {
+        let mut copy = Aligned::new(self.words);
+        copy.words_mut().copy_from_slice(self.words());
+        copy
     }
 }
 
