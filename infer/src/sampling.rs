@@ -160,7 +160,8 @@ pub fn top(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
     let total = log_sum_exp(logits, max);
     let mut best: Vec<(u32, f32)> = Vec::with_capacity(count + 1);
     for (token, logit) in logits.iter().enumerate() {
-        if !logit.is_finite() || (best.len() == count && best.last().is_some_and(|(_, least)| logit <= least)) {
+        if !logit.is_finite() || (best.len() == count && best.last().is_some_and(|(_, least)| logit <= least))
+        {
             continue;
         }
         let place = best.partition_point(|(_, better)| better >= logit);
@@ -190,4 +191,3 @@ pub fn unit(seed: u64, index: u32) -> f64 {
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
 }
-
