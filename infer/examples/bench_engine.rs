@@ -1,9 +1,9 @@
 //! The engine behind the line protocol of `cargo xtask bench engines`, so that it is driven as its rivals are.
 //!
 //! `bench_engine MODEL_FOLDER '{"threads": 2}'` says `{"ready": SECONDS}` once the model is loaded, then reads lines
-//! `{"id": 1, "path": "16 kHz mono.wav", "options": {"beam": 1, "language": "en", "trim": false}}` and answers each, as
-//! it is done, with `{"id": 1, "text": "...", "seconds": SINCE_IT_WAS_READ}` or `{"id": 1, "error": "..."}`. It ends
-//! with its input.
+//! `{"id": 1, "path": "16 kHz mono.wav", "options": {"beam": 1, "timestamps": true, "language": "en", "trim": false}}`
+//! and answers each, as it is done, with `{"id": 1, "text": "...", "seconds": SINCE_IT_WAS_READ}` or
+//! `{"id": 1, "error": "..."}`. It ends with its input.
 
 use std::io::BufRead;
 use std::path::Path;
@@ -70,7 +70,7 @@ fn transcribe(engine: &Engine, windows: &[&[i16]], options: &Value) -> Result<St
     let options = Options {
         language: options["language"].as_str().map(str::to_owned),
         temperatures: vec![0.0],
-        timestamps: false,
+        timestamps: options["timestamps"] == true,
         ..Options::default()
     };
     let mut text = String::new();

@@ -22,7 +22,7 @@ use self::ggml::Precision;
 use self::rounds::{Workload, read_all};
 use self::section::{Kind, Section};
 use self::subject::{
-    FASTER_WHISPER, FASTER_WHISPER_BATCHED, OURS, OURS_TRIMMED, Places, Subject, WHISPER_CPP,
+    Decoding, FASTER_WHISPER, FASTER_WHISPER_BATCHED, OURS, OURS_TRIMMED, Places, Subject, WHISPER_CPP,
     WHISPER_CPP_TRIMMED, is_ours,
 };
 use self::tuning::Tuned;
@@ -186,8 +186,10 @@ fn measure(asked: &Asked, places: &Places, clips: &Clips) -> Result<Vec<Section>
                     let burst = burst.context("measure workload c first: d needs each engine's capacity")?;
                     fill_stream(&mut section, &subjects, burst, places, &workload.clips)?;
                 } else {
-                    section.outcomes =
-                        rounds::measure(&subjects, places, model, *beam, &workload, asked.rounds)?;
+                    section.outcomes = {
+                        let decoding = Decoding { beam: *beam, timestamps: *kind != Kind::Alone };
+                        rounds::measure(&subjects, places, model, decoding, &workload, asked.rounds)?
+                    };
                 }
                 section::put(&mut sections, section);
                 if !asked.quick {
@@ -274,8 +276,9 @@ fn write_weights(places: &Places, model: &str) -> Result<()> {
 
 /// Refuses weights with which whisper.cpp hears other words than faster-whisper: then they were written wrongly.
 fn check_weights(places: &Places, model: &str, clips: &[Clip]) -> Result<()> {
+    let decoding = Decoding { beam: 1, timestamps: false };
     let texts = |subject: Subject| -> Result<Vec<String>> {
-        Ok(read_all(&mut subject.start(places, model, 1)?, clips)?.1)
+        Ok(read_all(&mut subject.start(places, model, decoding)?, clips)?.1)
     };
     let theirs = texts(Subject::plain(FASTER_WHISPER))?;
     let count: usize = theirs.iter().map(|text| words::normalized(text).len()).sum();

@@ -73,16 +73,21 @@ impl Clips {
         self.all.iter().filter(|clip| (3.0..=10.0).contains(&clip.seconds)).cloned().collect()
     }
 
-    /// Continuous speech of at most so many seconds: every recording in turn, again from the first when all were read.
+    /// Continuous speech of at most so many seconds: every recording that still fits, in turn, again and again.
     pub fn continuous(&self, seconds: f64) -> Result<Clip> {
-        let mut parts = Vec::new();
+        let mut parts: Vec<&Clip> = Vec::new();
         let mut length = 0.0;
-        for clip in self.all.iter().cycle() {
-            length += clip.seconds + pause();
-            if length > seconds || self.all.is_empty() {
+        loop {
+            let before = parts.len();
+            for clip in &self.all {
+                if length + clip.seconds + pause() <= seconds {
+                    length += clip.seconds + pause();
+                    parts.push(clip);
+                }
+            }
+            if parts.len() == before {
                 break;
             }
-            parts.push(clip);
         }
         self.join(&format!("continuous-{seconds:.0}"), &parts)
     }

@@ -10,7 +10,7 @@ use super::subject::{FASTER_WHISPER, is_ours};
 const HOW: &str = "\
 Every engine runs as a process of its own and gets requests as lines of text; it computes with two threads, from the \
 same weights (float16, which each brings to its own form), with temperature 0 and no fallback, and reads the same WAV \
-files. A clip of at most 30 s is one window without timestamps; a longer recording each engine cuts in its own way. The \
+files. A clip of at most 30 s is one window; a longer recording each engine cuts in its own way. Clips that come one by one are single sentences and read without timestamps; all others are read with them, since without them the models leave out sentences. The \
 engines take turns, round by round, in fresh processes that have read one clip before; figures are medians over the \
 rounds with the lowest and the highest. Rivals have the settings that were quickest here when tried (listed below). \
 *Trimmed* encodes the clip and a margin instead of 30 s: 3 s, and no less than 10 s in all, for whisper.cpp. Loading and \

@@ -9,11 +9,11 @@ faster-whisper `batch`, the most requests (or windows of one recording) that are
 whisper.cpp `flash`, flash attention, and `trim`, encoding no more than the clip and a margin.
 
 Says {"ready": SECONDS} once the model is loaded, imports left out, then reads lines
-{"id": 1, "path": "16 kHz mono.wav", "options": {"beam": 1, "language": "en"}} and answers each, as it is done, with
+{"id": 1, "path": "16 kHz mono.wav", "options": {"beam": 1, "timestamps": true, "language": "en"}} and answers each, as it is done, with
 {"id": 1, "text": "...", "seconds": SINCE_IT_WAS_READ} or {"id": 1, "error": "..."}. Ends with its input.
 
-A clip of at most 30 s is one window without timestamps; longer ones are read in the engine's own way. Temperature 0,
-no fallback, no text of the window before.
+A clip of at most 30 s is one window, a longer one is read in the engine's own way. Temperature 0, no fallback, no text
+of the window before.
 
 `decode` writes each FILE, whatever its format, to FOLDER/NAME.wav as 16 kHz mono 16 bit.
 """
@@ -55,14 +55,12 @@ class FasterWhisper:
         clips = [read(request["path"]) for request in requests]
         options = requests[0]["options"]
         common = {"beam_size": options["beam"], "language": options["language"], "temperature": [0.0]}
-        if len(clips[0]) > WINDOW:
-            if self.batch:
-                segments, _ = self.pipeline.transcribe(clips[0], batch_size=self.batch, **common)
-            else:
-                segments, _ = self.model.transcribe(clips[0], condition_on_previous_text=False, **common)
-            return ["".join(segment.text for segment in segments)]
+        common["without_timestamps"] = not options["timestamps"]
         if not self.batch:
-            segments, _ = self.model.transcribe(clips[0], without_timestamps=True, **common)
+            segments, _ = self.model.transcribe(clips[0], condition_on_previous_text=False, **common)
+            return ["".join(segment.text for segment in segments)]
+        if len(clips[0]) > WINDOW:
+            segments, _ = self.pipeline.transcribe(clips[0], batch_size=self.batch, **common)
             return ["".join(segment.text for segment in segments)]
         # One recording with a given place for each clip. Clips begin at whole hundredths of a second, the unit of `seek`.
         clips = [np.pad(clip, (0, -len(clip) % 160)) for clip in clips]
@@ -114,7 +112,7 @@ class WhisperCpp:
         segments = self.model.transcribe(
             clip,
             language=requests[0]["options"]["language"],
-            no_timestamps=short,
+            no_timestamps=not requests[0]["options"]["timestamps"],
             single_segment=short,
             audio_ctx=positions,
         )

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::clips::Clip;
 use super::process::Process;
 use super::statistics::median;
-use super::subject::{Places, Subject, is_ours};
+use super::subject::{Decoding, Places, Subject, is_ours};
 use crate::{demo::words, say};
 
 /// What one engine made of a workload.
@@ -45,7 +45,7 @@ pub fn measure(
     subjects: &[Subject],
     places: &Places,
     model: &str,
-    beam: usize,
+    decoding: Decoding,
     workload: &Workload,
     rounds: usize,
 ) -> Result<Vec<Outcome>> {
@@ -54,7 +54,7 @@ pub fn measure(
     for subject in subjects {
         let mut outcome =
             Outcome { name: subject.name.into(), settings: subject.described(), ..Outcome::default() };
-        let mut process = subject.start(places, model, beam)?;
+        let mut process = subject.start(places, model, decoding)?;
         (outcome.start_up, outcome.load) = (process.start_up, process.load);
         let warm = read_all(&mut process, &workload.clips[..1]);
         match warm {

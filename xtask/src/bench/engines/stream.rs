@@ -9,7 +9,7 @@ use super::clips::Clip;
 use super::process::Process;
 use super::rounds::read_all;
 use super::statistics::{arrivals, percentile};
-use super::subject::{Places, Subject};
+use super::subject::{Decoding, Places, Subject};
 use crate::say;
 
 /// Share of its capacity at which a rival's waiting is compared.
@@ -19,6 +19,7 @@ pub const WAIT_S_MAX: f64 = 1.0;
 /// Halvings of the interval in which the highest rate is sought.
 const HALVINGS: usize = 6;
 const SEED: u64 = 4;
+const DECODING: Decoding = Decoding { beam: 1, timestamps: true };
 
 /// Waiting times of several engines under the same arrivals.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -44,7 +45,7 @@ pub fn beside(
         let rate = LOAD * capacity;
         let mut waits = Vec::new();
         for subject in ours.iter().chain([rival]) {
-            let mut process = subject.start(places, model, 1)?;
+            let mut process = subject.start(places, model, DECODING)?;
             read_all(&mut process, &clips[..1])?;
             let seconds = run(&mut process, clips, rate, None)?;
             let (half, most) = (percentile(&seconds, 0.5), percentile(&seconds, 0.95));
@@ -68,7 +69,7 @@ pub fn highest_rate(
     model: &str,
     clips: &[Clip],
 ) -> Result<f64> {
-    let mut process = subject.start(places, model, 1)?;
+    let mut process = subject.start(places, model, DECODING)?;
     read_all(&mut process, &clips[..1])?;
     let (mut good, mut bad) = (0.0, capacity * 1.25);
     for _ in 0..HALVINGS {

@@ -41,6 +41,16 @@ impl Places {
     }
 }
 
+/// How all engines decode a workload.
+#[derive(Debug, Clone, Copy)]
+pub struct Decoding {
+    /// Beams; 1 is greedy.
+    pub beam: usize,
+    /// Whether the model times its text. Without, it is quicker and hears single sentences as well, but leaves out
+    /// some of those that follow one another.
+    pub timestamps: bool,
+}
+
 /// One engine with its settings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Subject {
@@ -72,9 +82,9 @@ impl Subject {
     }
 
     /// Starts it with a model.
-    pub fn start(&self, places: &Places, model: &str, beam: usize) -> Result<Process> {
+    pub fn start(&self, places: &Places, model: &str, decoding: Decoding) -> Result<Process> {
         let mut settings = self.settings.clone();
-        settings["beam"] = beam.into();
+        settings["beam"] = decoding.beam.into();
         let folder = places.models.join(model);
         let mut words: Vec<PathBuf> = Vec::new();
         if places.realtime {
@@ -92,7 +102,10 @@ impl Subject {
         }
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).arg(settings.to_string());
-        Process::start(&mut command, json!({"beam": beam, "language": "en", "trim": is_trimmed(self.name)}))
+        Process::start(
+            &mut command,
+            json!({"beam": decoding.beam, "timestamps": decoding.timestamps, "language": "en", "trim": is_trimmed(self.name)}),
+        )
     }
 
     /// Its settings in words.

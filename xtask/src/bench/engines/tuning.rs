@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::clips::Clip;
 use super::ggml::Precision;
 use super::rounds::read_all;
-use super::subject::{FASTER_WHISPER, Places, Subject, THREADS, WHISPER_CPP};
+use super::subject::{Decoding, FASTER_WHISPER, Places, Subject, THREADS, WHISPER_CPP};
 use crate::say;
 
 /// The quickest settings of the rivals with one model.
@@ -59,7 +59,9 @@ pub fn tune(places: &Places, model: &str, short: &[Clip], mixed: &[Clip]) -> Res
 }
 
 fn time(subject: &Subject, places: &Places, model: &str, clips: &[Clip], at_once: bool) -> Result<f64> {
-    let mut process = subject.start(places, model, 1)?;
+    // As the workloads do: one by one they are single sentences.
+    let decoding = Decoding { beam: 1, timestamps: at_once };
+    let mut process = subject.start(places, model, decoding)?;
     read_all(&mut process, &clips[..1])?;
     let begun = Instant::now();
     for part in clips.chunks(if at_once { clips.len() } else { 1 }) {
