@@ -44,7 +44,9 @@ cargo xtask bench engines [options]
   --beam 1|5        greedy or five beams; both without
   --rounds N        rounds (3)
   --clips FOLDER    more recordings, with NAME.txt beside each or a transcripts.tsv
-  --realtime        engines run before everything else (`chrt -f 5`; needs root)
+  --many N          clips of (c) (200)
+  --tune            look for the rivals' quickest settings again; else those found before are taken
+  --realtime        engines run before everything else (`chrt -r 5`; needs root)
 A run replaces on the page what it measured and leaves the rest.
 ";
 
@@ -55,6 +57,8 @@ struct Asked {
     models: Vec<String>,
     beams: Vec<usize>,
     rounds: usize,
+    many: usize,
+    tune: bool,
     folders: Vec<PathBuf>,
     realtime: bool,
 }
@@ -99,6 +103,8 @@ impl Asked {
             models: MODELS.iter().map(ToString::to_string).collect(),
             beams: vec![1, 5],
             rounds: 3,
+            many: 200,
+            tune: false,
             folders: Vec::new(),
             realtime: false,
         };
@@ -107,7 +113,9 @@ impl Asked {
             let mut value =
                 || rest.next().copied().with_context(|| format!("{option} needs a value\n\n{HELP}"));
             match *option {
-                "--quick" => (asked.quick, asked.rounds) = (true, 1),
+                "--quick" => (asked.quick, asked.rounds, asked.many) = (true, 1, 16),
+                "--tune" => asked.tune = true,
+                "--many" => asked.many = value()?.parse().context("--many takes a number")?,
                 "--realtime" => asked.realtime = true,
                 "--workload" => {
                     let letters = value()?;
@@ -126,7 +134,12 @@ impl Asked {
                 other => bail!("{other} is no option\n\n{HELP}"),
             }
         }
-        if asked.kinds.is_empty() || asked.models.is_empty() || asked.beams.is_empty() || asked.rounds == 0 {
+        if asked.kinds.is_empty()
+            || asked.models.is_empty()
+            || asked.beams.is_empty()
+            || asked.rounds == 0
+            || asked.many == 0
+        {
             bail!("nothing is left to measure\n\n{HELP}");
         }
         Ok(asked)
@@ -141,13 +154,19 @@ fn measure(asked: &Asked, places: &Places, clips: &Clips) -> Result<Vec<Section>
         clips.into_iter().take(if asked.quick { count } else { usize::MAX }).collect()
     };
     let short = few(clips.short(), 5);
-    let mixed = clips.mixed(if asked.quick { 16 } else { 200 }, SEED)?;
+    let mixed = clips.mixed(asked.many, SEED)?;
     for model in &asked.models {
         say::title(format_args!("{model}: weights for whisper.cpp"));
         write_weights(places, model)?;
         check_weights(places, model, &short[..short.len().min(3)])?;
         say::title(format_args!("{model}: the quickest settings of the rivals"));
-        let tuned = tuning::tune(places, model, &short[..short.len().min(3)], &mixed[..mixed.len().min(16)])?;
+        let kept = places.ggml.join(format!("{model}-settings.json"));
+        if asked.tune {
+            let _ = std::fs::remove_file(&kept);
+        }
+        let tuned = tuning::tune_once(&kept, || {
+            tuning::tune(places, model, &short[..short.len().min(3)], &mixed[..mixed.len().min(16)])
+        })?;
         for beam in &asked.beams {
             for kind in &asked.kinds {
                 // Arrivals are compared greedily only: what beams cost shows in (c).

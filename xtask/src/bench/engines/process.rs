@@ -94,6 +94,16 @@ impl Process {
         Ok(kibibytes / 1024.0)
     }
 
+    /// Seconds that its threads, all together, stood ready and got no processor: others were busy.
+    pub fn waited(&self) -> f64 {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let nanoseconds = |thread: std::fs::DirEntry| -> Option<f64> {
+            let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            text.split(' ').nth(1)?.parse().ok()
+        };
+        threads.into_iter().flatten().flatten().filter_map(nanoseconds).sum::<f64>() / 1e9
+    }
+
     fn hear(&mut self, patience: Duration) -> Result<Option<(Instant, Value)>> {
         match self.answers.recv_timeout(patience) {
             Ok(said) => Ok(Some(said)),
@@ -128,6 +138,7 @@ mod tests {
         .unwrap();
         assert_eq!(engine.load, 0.5);
         assert!(engine.peak_memory().unwrap() > 0.0);
+        assert!((0.0..60.0).contains(&engine.waited()));
         assert!(engine.wait_until(Instant::now()).unwrap().is_none());
         engine.submit(3, &clip).unwrap();
         let answer = engine.wait().unwrap();

@@ -13,10 +13,13 @@ same weights (float16, which each brings to its own form), with temperature 0 an
 files. A clip of at most 30 s is one window; a longer recording each engine cuts in its own way. Clips that come one by one are single sentences and read without timestamps; all others are read with them, since without them the models leave out sentences. The \
 engines take turns, round by round, in fresh processes that have read one clip before; figures are medians over the \
 rounds with the lowest and the highest. Rivals have the settings that were quickest here when tried (listed below). \
-*Trimmed* encodes the clip and a margin instead of 30 s: 3 s, and no less than 10 s in all, for whisper.cpp. Loading and \
+*Trimmed* encodes the clip and a margin instead of 30 s: 3 s, and no less than 15 s in all, for whisper.cpp. Loading and \
 Python's start are left out of the seconds and told apart: *start-up* is from the start of the process to a loaded \
 model, *load* the loading alone. Memory is the highest resident size of the process, for the rivals with the Python \
 they run in.
+
+*Waited* tells how long an engine's threads, all together, stood ready in a round and got no processor: where that is not \
+small, something else ran, and the figure is too high.
 
 Word errors are counted after lower-casing and dropping punctuation, for all engines alike. Beside a rival stands how \
 many more (or fewer) this engine makes, with the interval that holds 95 % of the sums when clips are drawn again \
@@ -102,14 +105,14 @@ fn tables(section: &Section) -> String {
 
 fn outcome_table(section: &Section) -> String {
     let mut text = String::from(
-        "| engine | settings | s | lowest | highest | times real time | word errors | ours beside it | start-up, s | load, s | peak memory, MiB |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|\n",
+        "| engine | settings | s | lowest | highest | waited, s | times real time | word errors | ours beside it | start-up, s | load, s | peak memory, MiB |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     let ours = section.outcomes.iter().find(|outcome| is_ours(&outcome.name) && !outcome.errors.is_empty());
     for outcome in &section.outcomes {
         let _ = write!(text, "| {} | {} | ", outcome.name, outcome.settings);
         if let Some(why) = &outcome.failure {
-            let _ = writeln!(text, "{why} | | | | | | {:.2} | {:.2} | |", outcome.start_up, outcome.load);
+            let _ = writeln!(text, "{why} | | | | | | | {:.2} | {:.2} | |", outcome.start_up, outcome.load);
             continue;
         }
         let least = outcome.seconds.iter().copied().fold(f64::INFINITY, f64::min);
@@ -126,8 +129,9 @@ fn outcome_table(section: &Section) -> String {
         };
         let _ = writeln!(
             text,
-            "{:.3} | {least:.3} | {most:.3} | {:.1} | {errors} ({:.1} %) | {beside} | {:.2} | {:.2} | {:.0} |",
+            "{:.3} | {least:.3} | {most:.3} | {:.2} | {:.1} | {errors} ({:.1} %) | {beside} | {:.2} | {:.2} | {:.0} |",
             median(&outcome.seconds),
+            median(&outcome.waited),
             section.audio / median(&outcome.busy),
             100.0 * errors as f64 / section.words.max(1) as f64,
             outcome.start_up,
@@ -175,7 +179,7 @@ mod tests {
         ));
         assert!(page.contains("| this engine, trimmed | 2 threads | cannot trim |"));
         assert!(page.contains(
-            "| this engine | 2 threads | 0.200 | 0.100 | 0.300 | 25.0 | 3 (15.0 %) |  | 1.00 | 0.50 | 100 |"
+            "| this engine | 2 threads | 0.200 | 0.100 | 0.300 | 0.25 | 25.0 | 3 (15.0 %) |  | 1.00 | 0.50 | 100 |"
         ));
     }
 }

@@ -31,8 +31,8 @@ import numpy as np
 
 RATE = 16000
 WINDOW = 30 * RATE
-# Half the encoder's 20 ms positions a second are kept after the clip's end; below ten seconds it goes astray.
-POSITIONS, MARGIN_S, LEAST_S = 50, 3, 10
+# What a trimmed encoder keeps: positions of 20 ms, for 3 s beyond the clip; with less than 15 s in all it goes astray.
+POSITIONS, MARGIN_S, LEAST_S = 50, 3, 15
 
 
 class FasterWhisper:

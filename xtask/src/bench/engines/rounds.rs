@@ -21,6 +21,9 @@ pub struct Outcome {
     pub seconds: Vec<f64>,
     /// Seconds that each round took in all.
     pub busy: Vec<f64>,
+    /// Seconds of each round in which its threads stood ready and got no processor, all threads together.
+    #[serde(default)]
+    pub waited: Vec<f64>,
     /// Word errors of each clip.
     pub errors: Vec<usize>,
     /// Seconds from the start of the program to a loaded model, and of loading the model alone.
@@ -71,8 +74,10 @@ pub fn measure(
     for round in 0..rounds {
         for (process, outcome) in running.iter_mut().zip(&mut outcomes) {
             let Some(process) = process else { continue };
+            let before = process.waited();
             let texts =
                 read(process, workload, outcome).with_context(|| format!("measure {}", outcome.name))?;
+            outcome.waited.push(process.waited() - before);
             if round == 0 {
                 let pairs = workload.clips.iter().zip(&texts);
                 outcome.errors = pairs.map(|(clip, text)| words::errors(&clip.text, text)).collect();
@@ -80,9 +85,10 @@ pub fn measure(
             }
             let (seconds, errors) = (outcome.seconds[round], outcome.errors.iter().sum::<usize>());
             say::note(format_args!(
-                "round {}: {}: {seconds:.3} s, {errors} word errors",
+                "round {}: {}: {seconds:.3} s, {errors} word errors, waited {:.2} s for a processor",
                 round + 1,
-                outcome.name
+                outcome.name,
+                outcome.waited[round]
             ));
         }
     }

@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::rounds::Outcome;
 use super::statistics::{bootstrap, median};
 use super::stream::Beside;
-use super::subject::{is_ours, is_trimmed};
+use super::subject::{WHISPER_CPP, is_ours, is_trimmed};
+
+/// Word errors that trimming may cost over all clips.
+const TRIMMED_ERRORS_MAX: usize = 3;
 
 /// What the engines are asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -96,14 +99,22 @@ impl Section {
         (self.kind, &self.model, self.beam) == (other.kind, &other.model, other.beam)
     }
 
+    /// Whether a trimmed rival makes hardly more word errors than it does untrimmed.
+    fn hears_as_well(&self, trimmed: &Outcome) -> bool {
+        let errors = |outcome: &Outcome| outcome.errors.iter().sum::<usize>();
+        let whole = self.outcomes.iter().find(|o| o.name == WHISPER_CPP && !o.errors.is_empty());
+        whole.is_none_or(|whole| errors(trimmed) <= errors(whole) + TRIMMED_ERRORS_MAX)
+    }
+
     /// Each engine of ours that has figures beside the better rival. A trimmed one is beside all, another only beside
-    /// those that encode whole windows as well.
+    /// those that encode whole windows as well; a trimmed rival that mishears for it is beside nobody.
     pub fn compared(&self) -> Vec<Compared<'_>> {
         let with_figures = || self.outcomes.iter().filter(|outcome| !outcome.seconds.is_empty());
         let mut all = Vec::new();
         for ours in with_figures().filter(|outcome| is_ours(&outcome.name)) {
             let trimmed = is_trimmed(&ours.name);
-            let rivals = with_figures().filter(|o| !is_ours(&o.name) && (trimmed || !is_trimmed(&o.name)));
+            let rivals = with_figures()
+                .filter(|o| !is_ours(&o.name) && (!is_trimmed(&o.name) || trimmed && self.hears_as_well(o)));
             let Some(rival) = rivals.min_by(|a, b| median(&a.seconds).total_cmp(&median(&b.seconds))) else {
                 continue;
             };
@@ -155,6 +166,7 @@ pub mod tests {
             settings: "2 threads".into(),
             seconds: seconds.to_vec(),
             busy: seconds.iter().map(|s| s * errors.len() as f64).collect(),
+            waited: vec![0.25],
             errors: errors.to_vec(),
             start_up: 1.0,
             load: 0.5,
@@ -196,6 +208,9 @@ pub mod tests {
         assert!((compared[0].ratio - 2.5).abs() < 1e-9 && (compared[1].ratio - 3.0).abs() < 1e-9);
         assert_eq!((compared[0].target, compared[1].target), (2.5, 4.0));
         assert_eq!(compared[0].interval, (0, 2));
+        let mut section = section.clone();
+        section.outcomes[4].errors = vec![4, 0];
+        assert_eq!(section.compared()[1].rival.name, FASTER_WHISPER);
     }
 
     #[test]

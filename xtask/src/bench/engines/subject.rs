@@ -88,7 +88,9 @@ impl Subject {
         let folder = places.models.join(model);
         let mut words: Vec<PathBuf> = Vec::new();
         if places.realtime {
-            words.extend(["chrt", "-f", "5"].map(PathBuf::from));
+            // Round robin, not first in first out: engines wait for their own threads by spinning, and of two that do so
+            // in front of each other neither would ever give way.
+            words.extend(["chrt", "-r", "5"].map(PathBuf::from));
         }
         match self.name {
             OURS | OURS_TRIMMED => words.extend([places.program.clone(), folder]),

@@ -1,8 +1,11 @@
 //! The settings with which each rival is quickest here: a few clips with each candidate, before anything is measured.
 
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::clips::Clip;
 use super::ggml::Precision;
@@ -21,6 +24,42 @@ pub struct Tuned {
     pub batch: u64,
     /// What was tried, with seconds.
     pub tried: Vec<(String, f64)>,
+}
+
+/// What is kept of it.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    whisper_cpp_alone: Value,
+    whisper_cpp_many: Value,
+    faster_whisper_many: Value,
+    batch: u64,
+    tried: Vec<(String, f64)>,
+}
+
+/// The quickest settings, as found before and kept in `file`, or found now and kept.
+pub fn tune_once(file: &Path, tune: impl FnOnce() -> Result<Tuned>) -> Result<Tuned> {
+    let named = |name, settings: &Value| Subject { name, settings: settings.clone() };
+    if let Some(kept) = std::fs::read(file).ok().and_then(|text| serde_json::from_slice::<Kept>(&text).ok()) {
+        say::note(format_args!("as kept in {}", file.display()));
+        return Ok(Tuned {
+            whisper_cpp_alone: named(WHISPER_CPP, &kept.whisper_cpp_alone),
+            whisper_cpp_many: named(WHISPER_CPP, &kept.whisper_cpp_many),
+            faster_whisper_many: named(FASTER_WHISPER, &kept.faster_whisper_many),
+            batch: kept.batch,
+            tried: kept.tried,
+        });
+    }
+    let tuned = tune()?;
+    let kept = Kept {
+        whisper_cpp_alone: tuned.whisper_cpp_alone.settings.clone(),
+        whisper_cpp_many: tuned.whisper_cpp_many.settings.clone(),
+        faster_whisper_many: tuned.faster_whisper_many.settings.clone(),
+        batch: tuned.batch,
+        tried: tuned.tried.clone(),
+    };
+    std::fs::write(file, serde_json::to_string(&kept)?)
+        .with_context(|| format!("write {}", file.display()))?;
+    Ok(tuned)
 }
 
 /// Tries the candidates, greedily.
@@ -68,4 +107,34 @@ fn time(subject: &Subject, places: &Places, model: &str, clips: &[Clip], at_once
         read_all(&mut process, part)?;
     }
     Ok(begun.elapsed().as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_found_once() {
+        let file = std::env::temp_dir().join(format!("voiceforge-tuned-{}.json", std::process::id()));
+        let found = || {
+            let many = Subject::plain(FASTER_WHISPER).with("batch", 16);
+            let cpp = Subject::plain(WHISPER_CPP);
+            let tried = vec![("this".to_owned(), 1.0)];
+            Ok(Tuned {
+                whisper_cpp_alone: cpp.clone(),
+                whisper_cpp_many: cpp,
+                faster_whisper_many: many,
+                batch: 4,
+                tried,
+            })
+        };
+        let first = tune_once(&file, found).unwrap();
+        let again = tune_once(&file, || anyhow::bail!("looked for again")).unwrap();
+        assert_eq!(again.faster_whisper_many, first.faster_whisper_many);
+        assert_eq!(
+            (again.whisper_cpp_alone, again.batch, again.tried),
+            (first.whisper_cpp_alone, 4, first.tried)
+        );
+        std::fs::remove_file(&file).unwrap();
+    }
 }
