@@ -46,6 +46,7 @@ cargo xtask bench engines [options]
   --clips FOLDER    more recordings, with NAME.txt beside each or a transcripts.tsv
   --many N          clips of (c) (200)
   --tune            look for the rivals' quickest settings again; else those found before are taken
+  --page            measure nothing; write the page and the drawing from the figures that are kept
   --realtime        engines run before everything else (`chrt -r 5`; needs root)
 A run replaces on the page what it measured and leaves the rest.
 ";
@@ -60,6 +61,7 @@ struct Asked {
     many: usize,
     tune: bool,
     folders: Vec<PathBuf>,
+    page: bool,
     realtime: bool,
 }
 
@@ -67,6 +69,11 @@ struct Asked {
 pub fn run(arguments: &[&str]) -> Result<ExitCode> {
     let asked = Asked::read(arguments)?;
     let needed = setup::for_engines()?;
+    if asked.page {
+        let sections = section::read(Path::new(FIGURES))?;
+        std::fs::write(DRAWING, plot::draw(&sections)).context("write the drawing")?;
+        return page::write("engines.md", &report::page(&sections, &versions(&needed.python)));
+    }
     say::title("building the engine's example");
     // The whole workspace, so that no dependency is built again with other features.
     cargo::run(&["build", "--release", "--workspace", "--example", "bench_engine"])?;
@@ -106,6 +113,7 @@ impl Asked {
             many: 200,
             tune: false,
             folders: Vec::new(),
+            page: false,
             realtime: false,
         };
         let mut rest = arguments.iter();
@@ -114,6 +122,7 @@ impl Asked {
                 || rest.next().copied().with_context(|| format!("{option} needs a value\n\n{HELP}"));
             match *option {
                 "--quick" => (asked.quick, asked.rounds, asked.many) = (true, 1, 16),
+                "--page" => asked.page = true,
                 "--tune" => asked.tune = true,
                 "--many" => asked.many = value()?.parse().context("--many takes a number")?,
                 "--realtime" => asked.realtime = true,

@@ -237,7 +237,7 @@ impl Writer<'_> {
         let (weight, bias) =
             (self.weights.get(&format!("{from}/weight"))?, self.weights.get(&format!("{from}/bias"))?);
         ensure!(
-            weight.shape[0] % parts.len() == 0,
+            weight.shape[0].is_multiple_of(parts.len()),
             "{from} has {} rows, not {} parts",
             weight.shape[0],
             parts.len()
@@ -272,7 +272,11 @@ impl Writer<'_> {
         if self.precision == Precision::Q8 && tensor.shape.len() == 2 {
             self.begin(tensor, name, 8);
             let values: Vec<f32> = tensor.values().collect();
-            ensure!(tensor.shape[1] % 32 == 0, "{name} has rows of {}, not of blocks of 32", tensor.shape[1]);
+            ensure!(
+                tensor.shape[1].is_multiple_of(32),
+                "{name} has rows of {}, not of blocks of 32",
+                tensor.shape[1]
+            );
             values.as_chunks().0.iter().for_each(|block| self.file.extend(q8_block(block)));
         } else {
             self.begin(tensor, name, 1);

@@ -9,20 +9,22 @@ use super::subject::{FASTER_WHISPER, is_ours};
 
 const HOW: &str = "\
 Every engine runs as a process of its own and gets requests as lines of text; it computes with two threads, from the \
-same weights (float16, which each brings to its own form), with temperature 0 and no fallback, and reads the same WAV \
-files. A clip of at most 30 s is one window; a longer recording each engine cuts in its own way. Clips that come one by one are single sentences and read without timestamps; all others are read with them, since without them the models leave out sentences. The \
-engines take turns, round by round, in fresh processes that have read one clip before; figures are medians over the \
-rounds with the lowest and the highest. Rivals have the settings that were quickest here when tried (listed below). \
-*Trimmed* encodes the clip and a margin instead of 30 s: 3 s, and no less than 15 s in all, for whisper.cpp. Loading and \
+same weights (float16, which each brings to its own form), with temperature 0 and no fallback, and reads the same \
+WAV files. A clip of at most 30 s is one window; a longer recording each engine cuts in its own way. Clips that come \
+one by one are single sentences and read without timestamps; all others are read with them, since without them the \
+models leave out sentences. The engines take turns, round by round, in fresh processes that have read one clip \
+before; figures are medians over the rounds with the lowest and the highest. Rivals have the settings that were \
+quickest here when tried (listed below). *Trimmed* encodes the clip and a margin instead of 30 s: 3 s, and no less \
+than 15 s in all, for whisper.cpp, and is a bar to clear only where it costs no more than 3 word errors. Loading and \
 Python's start are left out of the seconds and told apart: *start-up* is from the start of the process to a loaded \
 model, *load* the loading alone. Memory is the highest resident size of the process, for the rivals with the Python \
 they run in.
 
-*Waited* tells how long an engine's threads, all together, stood ready in a round and got no processor: where that is not \
-small, something else ran, and the figure is too high.
+*Waited* tells how long an engine's threads, all together, stood ready in a round and got no processor: where that \
+is not small, something else ran, and the figure is too high.
 
-Word errors are counted after lower-casing and dropping punctuation, for all engines alike. Beside a rival stands how \
-many more (or fewer) this engine makes, with the interval that holds 95 % of the sums when clips are drawn again \
+Word errors are counted after lower-casing and dropping punctuation, for all engines alike. Beside a rival stands \
+how many more (or fewer) this engine makes, with the interval that holds 95 % of the sums when clips are drawn again \
 (paired bootstrap).
 ";
 
