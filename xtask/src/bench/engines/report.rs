@@ -49,16 +49,17 @@ fn summary(sections: &[Section]) -> String {
     );
     for section in sections {
         for compared in section.compared() {
-            let Compared { ours, rival, ratio, target, more_errors, interval: (low, high) } = compared;
+            let Compared { ours, rival, ratio, target, more_errors, interval } = compared;
             let _ = writeln!(
                 text,
-                "| {} | {} | {} | {} | {ratio:.2} | {} | {target}: {} | {more_errors:+} ({low:+} to {high:+}) | {} |",
+                "| {} | {} | {} | {} | {ratio:.2} | {} | {target}: {} | {} | {} |",
                 section.kind.title(),
                 section.model,
                 section.beam,
                 ours.name,
                 rival.name,
                 if ratio >= target { "met" } else { "missed" },
+                more(more_errors, interval, section.clips),
                 memory_share(section, ours.memory),
             );
         }
@@ -80,6 +81,11 @@ fn summary(sections: &[Section]) -> String {
         }
     }
     text
+}
+
+/// Word errors more, with their interval where there are several clips to draw from.
+fn more(errors: i64, (low, high): (i64, i64), clips: usize) -> String {
+    if clips > 1 { format!("{errors:+} ({low:+} to {high:+})") } else { format!("{errors:+}") }
 }
 
 fn memory_share(section: &Section, ours: f64) -> String {
@@ -124,8 +130,7 @@ fn outcome_table(section: &Section) -> String {
             Some(ours) if !is_ours(&outcome.name) => {
                 let pairs = ours.errors.iter().zip(&outcome.errors);
                 let differences: Vec<i64> = pairs.map(|(a, b)| *a as i64 - *b as i64).collect();
-                let (low, high) = bootstrap(&differences, 1);
-                format!("{:+} ({low:+} to {high:+})", differences.iter().sum::<i64>())
+                more(differences.iter().sum(), bootstrap(&differences, 1), section.clips)
             }
             _ => String::new(),
         };
