@@ -1,6 +1,7 @@
 //! Measurements, each by name.
 
 mod accuracy;
+mod engines;
 mod figures;
 mod first_transcript;
 mod hop;
@@ -16,6 +17,7 @@ use anyhow::{Result, bail};
 const HELP: &str = "\
 measurements:
   cargo xtask bench accuracy           word errors beside faster-whisper's, same weights, options and windows
+  cargo xtask bench engines [options]  this engine beside faster-whisper and whisper.cpp: speed, memory, word errors
   cargo xtask bench projection [--events N]
                                        segments a second into the read side, on PostgreSQL and on TimescaleDB
   cargo xtask bench rebuild [--events N]
@@ -36,6 +38,7 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         ["accuracy"] => accuracy::run(),
+        ["engines", options @ ..] => engines::run(options),
         ["projection", options @ ..] => read_side::projection(options),
         ["rebuild", options @ ..] => read_side::rebuild(options),
         ["first-transcript"] => first_transcript::run(),

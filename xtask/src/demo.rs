@@ -10,7 +10,7 @@ use crate::setup::ForDemo;
 use crate::up::{Up, voiceforge};
 use crate::{cargo, say, setup, stop};
 
-mod words;
+pub mod words;
 
 /// When the demo ends.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-pub use clips::Clip;
+pub use clips::{Clip, samples_of, wav_of};
 
 /// What `demo` needs.
 pub struct ForDemo {
@@ -41,6 +41,16 @@ pub struct ForTests {
     pub timescale: node::Timescale,
 }
 
+/// What the comparison of engines needs.
+pub struct ForEngines {
+    /// Folder of models; holds `tiny.en/` and `base/`.
+    pub models: PathBuf,
+    /// Folder of recordings, NAME.wav beside NAME.txt with what is said.
+    pub clips: PathBuf,
+    /// A python with the rival engines.
+    pub python: PathBuf,
+}
+
 /// Finds or fetches what the demo needs, and no more: it should be quick.
 pub fn for_demo() -> Result<ForDemo> {
     crate::say::title("setting up");
@@ -66,6 +76,13 @@ pub fn for_tests() -> Result<ForTests> {
     let timescale = node::timescale()?;
     crate::say::note(format_args!("everything is here, in {} and on the system", crate::cache().display()));
     Ok(ForTests { postgres, redis, models, clips, python, timescale })
+}
+
+/// Finds or fetches what the comparison of engines needs.
+pub fn for_engines() -> Result<ForEngines> {
+    crate::say::title("setting up");
+    model::tiny_en()?;
+    Ok(ForEngines { models: model::base()?, clips: clips::all()?, python: python::rivals()? })
 }
 
 /// A python with Celery, to measure beside.

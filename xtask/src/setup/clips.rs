@@ -144,7 +144,7 @@ const PAUSE_BYTES: usize = 19_200;
 const WAV_HEADER_BYTES: usize = 44;
 
 /// The samples of a WAV file with the plain 44 byte header: 16 kHz, 16 bit, mono.
-fn samples_of(wav: &[u8]) -> Result<&[u8]> {
+pub fn samples_of(wav: &[u8]) -> Result<&[u8]> {
     let plain = wav.len() > WAV_HEADER_BYTES
         && wav[..4] == *b"RIFF"
         && wav[12..16] == *b"fmt "
@@ -156,7 +156,8 @@ fn samples_of(wav: &[u8]) -> Result<&[u8]> {
     Ok(&wav[WAV_HEADER_BYTES..])
 }
 
-fn wav_of(samples: &[u8]) -> Vec<u8> {
+/// A WAV file with that header.
+pub fn wav_of(samples: &[u8]) -> Vec<u8> {
     let length = samples.len() as u32;
     let mut wav = Vec::with_capacity(WAV_HEADER_BYTES + samples.len());
     wav.extend(b"RIFF");

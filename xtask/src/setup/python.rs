@@ -29,15 +29,24 @@ pub fn unpack_wheel(package: &str, folder: &Path) -> Result<()> {
 
 /// A virtual environment with the packages tests use; the path of its python.
 pub fn environment() -> Result<PathBuf> {
-    environment_with("python", PACKAGES)
+    environment_with("python", PACKAGES, &[])
 }
 
 /// A virtual environment with Celery alone; the path of its python.
 pub fn celery() -> Result<PathBuf> {
-    environment_with("python-celery", &["celery[redis]==5.6.3"])
+    environment_with("python-celery", &["celery[redis]==5.6.3"], &[])
 }
 
-fn environment_with(name: &str, packages: &[&str]) -> Result<PathBuf> {
+/// A virtual environment with the engines that ours is compared with; the path of its python.
+///
+/// whisper.cpp is compiled here, for this processor, where there is a compiler: its wheel knows no more than AVX2.
+pub fn rivals() -> Result<PathBuf> {
+    let compile = ["--no-binary=pywhispercpp", "--no-cache-dir"];
+    let options: &[&str] = if servers::find::on_path("g++").is_some() { &compile } else { &[] };
+    environment_with("rivals", &["faster-whisper==1.2.1", "pywhispercpp==1.5.1"], options)
+}
+
+fn environment_with(name: &str, packages: &[&str], options: &[&str]) -> Result<PathBuf> {
     let home = crate::cache().join(name);
     let python = home.join("bin/python");
     // A virtual environment cannot be renamed into place, so a marker written last says that it is whole.
@@ -53,7 +62,10 @@ fn environment_with(name: &str, packages: &[&str]) -> Result<PathBuf> {
         apt::run(Command::new("python3").args(["-m", "venv", "--without-pip"]).arg(&home))?;
         let mut install = Command::new("python3");
         install.args(["-m", "pip", "--python"]).arg(&python);
-        apt::run(install.args(["install", "--quiet", "--disable-pip-version-check"]).args(packages))?;
+        install.args(["install", "--quiet", "--disable-pip-version-check"]).args(options).args(packages);
+        // For what is compiled: in one piece, which finds itself wherever it lies, and for this processor.
+        let compile = "-DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF -DCMAKE_POSITION_INDEPENDENT_CODE=ON";
+        apt::run(install.env("CMAKE_ARGS", compile))?;
         std::fs::write(&marker, &list).context("write the marker of the python environment")
     })?;
     Ok(python)
