@@ -188,7 +188,8 @@ impl Client {
     /// A client as flags and environment say.
     ///
     /// # Errors
-    /// When the service that is meant is stopped, or this machine has no certificates to trust and the server needs some.
+    /// When the service that is meant is stopped, or this machine has no certificates to trust and the server needs
+    /// some.
     pub fn new(server: &Server, config: &Config) -> anyhow::Result<Client> {
         let key = server.key(config);
         Client::at(config.server(server.server.as_ref())?, key)
