@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use events::{Activation, Envelope, Event, EventId, RecordingId, SegmentCut, Shard, TranscriptionRequested};
+use events::{Activation, Envelope, Event, RecordingId, SegmentCut, Shard, TranscriptionRequested};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -381,17 +381,7 @@ async fn request_again(api: &Api, dead: &Envelope) -> Result<Envelope, Error> {
         }
         Err(error) => return Err(error.into()),
     }
-    let round = dead.round.saturating_add(1);
-    let event = Event::from(asked);
-    Ok(Envelope {
-        event_id: EventId::derive(dead.event_id, event.kind(), "", round),
-        causation_id: Some(dead.event_id),
-        seq: None,
-        round,
-        occurred_at: events::now(),
-        event,
-        ..dead.clone()
-    })
+    Ok(dead.in_next_round(asked.into()))
 }
 
 /// What was asked for when a segment was cut, as far as it and the read side know.

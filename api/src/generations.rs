@@ -123,7 +123,9 @@ pub struct Progress {
     pub failed: u64,
     /// Those that were cancelled.
     pub cancelled: u64,
-    /// Those that were activated by the run.
+    /// Those whose new transcript readers see now.
+    pub visible: u64,
+    /// Those that were activated as somebody had the whole run activated.
     pub activated: u64,
     /// Recordings skipped, by reason: `audio_gone`, `deleted`, `model_language`, `model_translate`,
     /// `too_large`, `unknown_model`.
@@ -579,6 +581,7 @@ impl Progress {
             complete: progress.complete,
             failed: progress.failed,
             cancelled: progress.cancelled,
+            visible: progress.visible,
             activated: progress.activated,
             skipped: progress.skipped.clone(),
             audio_s: seconds(run.selected.audio_ms),

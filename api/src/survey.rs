@@ -1,6 +1,6 @@
 //! `/v1/survey`: how everything stands, for those who look after the deployment.
 
-use events::{Lane, Shard};
+use events::Lane;
 use jiff::Timestamp;
 use serde::Serialize;
 use streams::Survey;
@@ -89,7 +89,7 @@ pub struct WorkerReport {
     pub name: String,
     /// Entries it has in hand.
     pub in_progress: u64,
-    /// Seconds since it last asked for anything.
+    /// Seconds since its last sign of life. One that is silent for a minute and has nothing in hand is not listed.
     pub idle_s: f64,
 }
 
@@ -109,10 +109,7 @@ pub async fn get(api: Api, call: Call) -> Result<Response, Error> {
     api.keys.caller(&call.headers).await?.operate()?;
     call.params().finish()?;
     let survey = api.pressure.survey(&api).await?;
-    let mut archived = 0;
-    for shard in (0..api.log.shards()).map(Shard) {
-        archived += api.views.archived_through(shard).await?;
-    }
+    let archived = api.views.all_archived_through(api.log.shards()).await?.iter().sum();
     let erasures = api.views.count_open_erasures().await?;
     Ok(reply::json(StatusCode::OK, &report(&survey, archived, erasures, events::now())))
 }

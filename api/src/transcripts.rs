@@ -19,7 +19,8 @@ use crate::reply::{self, Error, ErrorBody, Kind};
 /// Get a transcript
 ///
 /// As a JSON document with all times, as plain text, or as subtitles. Before the recording is complete it has the
-/// segments that are in; `x-voiceforge-status` tells where the recording stands.
+/// segments that are in; `x-voiceforge-status` tells where the recording stands, and `x-voiceforge-truncated` at which
+/// millisecond the audio broke off and why, if it did.
 #[utoipa::path(
     get, path = "/v1/recordings/{id}/transcript", tag = "transcripts", operation_id = "get_transcript",
     params(
@@ -59,7 +60,19 @@ pub async fn get(api: Api, id: String, call: Call) -> Result<Response, Error> {
     let text = transcript::render(&transcript, format);
     let mut response = reply::text_as(StatusCode::OK, format.content_type(), text);
     reply::set_header(&mut response, "x-voiceforge-status", transcript.status.as_str());
+    if let Some((at_ms, reason)) = &transcript.truncated {
+        reply::set_header(
+            &mut response,
+            "x-voiceforge-truncated",
+            &format!("{at_ms} {}", header_text(reason)),
+        );
+    }
     Ok(response)
+}
+
+/// A text as it may stand in a header: what is not printable ASCII is replaced.
+fn header_text(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
 }
 
 /// Finds a transcript by the id of its recording or drop, or says why there is none.

@@ -11,8 +11,8 @@ use transcript::{Format, Status};
 use url::{Host, Url};
 
 use crate::config::Config;
-use crate::progress::Standing;
-use crate::wishes::Server;
+use crate::progress::{Standing, clock};
+use crate::wishes::{Server, is_address};
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -73,7 +73,12 @@ impl Error {
 
     /// Whether the transcript is not there yet.
     pub fn is_not_ready(&self) -> bool {
-        matches!(self, Error::Refused { code: Some(code), .. } if code == "not_ready")
+        self.has_code("not_ready")
+    }
+
+    /// Whether the API gave this word for it.
+    pub fn has_code(&self, word: &str) -> bool {
+        matches!(self, Error::Refused { code: Some(code), .. } if code == word)
     }
 
     /// How long to stay away.
@@ -145,6 +150,30 @@ impl Recording {
     }
 }
 
+/// A transcript as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text {
+    /// The transcript in the format asked for.
+    pub text: String,
+    /// Where its recording stands.
+    pub status: Option<Status>,
+    /// Where the audio broke off, in milliseconds, and why, if it did.
+    pub truncated: Option<(u64, String)>,
+}
+
+impl Text {
+    /// What a reader should know and the words alone do not say.
+    pub fn notes(&self) -> Vec<String> {
+        let unfinished = self.status.filter(|&status| status != Status::Complete);
+        let unfinished =
+            unfinished.map(|status| format!("the recording is {status}: this is what there is of it"));
+        let truncated = self.truncated.as_ref().map(|(at_ms, reason)| {
+            format!("the audio breaks off at {}: {reason}", clock(*at_ms as f64 / 1000.0))
+        });
+        unfinished.into_iter().chain(truncated).collect()
+    }
+}
+
 /// A way to the API.
 #[derive(Debug)]
 pub struct Client {
@@ -159,19 +188,20 @@ impl Client {
     /// A client as flags and environment say.
     ///
     /// # Errors
-    /// When this machine has no certificates to trust, and the server needs some.
+    /// When the service that is meant is stopped, or this machine has no certificates to trust and the server needs
+    /// some.
     pub fn new(server: &Server, config: &Config) -> anyhow::Result<Client> {
         let key = server.key(config);
-        Client::at(config.server(server.server.as_ref()), key)
+        Client::at(config.server(server.server.as_ref())?, key)
     }
 
     /// A client of the server at `server`, with a key to show.
     ///
     /// # Errors
-    /// As [`Client::new`].
+    /// When that is no address of an API, or this machine has no certificates to trust and the server needs some.
     pub fn at(server: Url, key: Option<String>) -> anyhow::Result<Client> {
         anyhow::ensure!(
-            matches!(server.scheme(), "http" | "https"),
+            is_address(&server),
             "{server} is not the address of an API; expected one like http://127.0.0.1:8080"
         );
         service::install_tls();
@@ -250,15 +280,16 @@ impl Client {
     ///
     /// # Errors
     /// As the API says.
-    pub async fn transcript(
-        &self,
-        id: &str,
-        format: Format,
-        generation: Option<u32>,
-    ) -> Result<String, Error> {
+    pub async fn transcript(&self, id: &str, format: Format, generation: Option<u32>) -> Result<Text, Error> {
         let mut query = vec![("format".to_owned(), format.to_string())];
         query.extend(generation.map(|number| ("generation".to_owned(), number.to_string())));
-        self.text(&format!("{}/transcript", recording_path(id)), &query).await
+        let path = format!("{}/transcript", recording_path(id));
+        let response = self.send(self.request(Method::GET, &path, &query)).await?;
+        let header = |name| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
+        let status = header("x-voiceforge-status").and_then(|status| status.parse().ok());
+        let truncated = header("x-voiceforge-truncated").and_then(|told| truncation(&told));
+        let text = response.text().await.map_err(|error| self.unreachable(&error))?;
+        Ok(Text { text, status, truncated })
     }
 
     /// What a list holds, page after page until there are `limit` items or no more.
@@ -360,14 +391,11 @@ impl Client {
                 problem: format!("status {status}"),
             });
         };
-        let hint = match status.as_u16() {
-            401 if self.key.is_none() => "; give one with --api-key or VOICEFORGE_API_KEY",
-            _ => "",
-        };
+        let message = format!("{}{}", told.message, hint(status, &told, self.key.is_some()));
         Err(Error::Refused {
             status: status.as_u16(),
             code: told.code,
-            message: format!("{}{hint}", told.message),
+            message,
             retry_after: header.map(Duration::from_secs),
         })
     }
@@ -404,6 +432,23 @@ struct ToldFields {
     code: Option<String>,
 }
 
+/// What this command adds to a message of the API, which knows nothing of commands.
+fn hint(status: StatusCode, told: &ToldFields, has_key: bool) -> &'static str {
+    match status {
+        StatusCode::UNAUTHORIZED if !has_key => "; give one with --api-key or VOICEFORGE_API_KEY",
+        StatusCode::NOT_FOUND if told.message.starts_with("the recording ") => {
+            "; `voiceforge list` tells the ids, with --name TEXT by name"
+        }
+        _ => "",
+    }
+}
+
+/// Reads where the audio broke off and why: `7500 the file ends early`.
+fn truncation(header: &str) -> Option<(u64, String)> {
+    let (at_ms, reason) = header.split_once(' ')?;
+    Some((at_ms.parse().ok()?, reason.to_owned()))
+}
+
 /// The path of a recording; an id that is none cannot lead elsewhere.
 pub fn recording_path(id: &str) -> String {
     let id: String = url::form_urlencoded::byte_serialize(id.as_bytes()).collect();
@@ -424,4 +469,36 @@ fn is_here(server: &Url) -> bool {
 fn chain(error: &reqwest::Error) -> String {
     let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
     causes.last().map(ToString::to_string).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_in_a_transcript_is_told_beside_it() {
+        let text = |status, truncated| Text { text: String::new(), status, truncated }.notes();
+        assert_eq!(text(Some(Status::Complete), None), [""; 0]);
+        assert_eq!(
+            text(Some(Status::Transcribing), truncation("7500 the file ends early")),
+            [
+                "the recording is transcribing: this is what there is of it",
+                "the audio breaks off at 0:07: the file ends early",
+            ]
+        );
+        assert_eq!(truncation("the file ends early"), None);
+    }
+
+    #[test]
+    fn a_refusal_names_the_command_that_helps() {
+        let hint = |status, message: &str, has_key| {
+            let told = ToldFields { message: message.to_owned(), code: None };
+            super::hint(status, &told, has_key)
+        };
+        let nothing = "the recording \"talk\" does not exist";
+        assert!(hint(StatusCode::NOT_FOUND, nothing, true).contains("`voiceforge list`"));
+        assert_eq!(hint(StatusCode::NOT_FOUND, "generation 7 of recording 1 does not exist", true), "");
+        assert!(hint(StatusCode::UNAUTHORIZED, "a key is needed", false).contains("--api-key"));
+        assert_eq!(hint(StatusCode::UNAUTHORIZED, "this key is not known", true), "");
+    }
 }

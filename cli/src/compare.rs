@@ -80,7 +80,13 @@ async fn compare_recording(client: &Client, id: &str, arguments: &Arguments) -> 
     let sides = [("from", arguments.from), ("to", arguments.to)];
     let query: Vec<_> =
         sides.into_iter().filter_map(|(name, side)| Some((name.to_owned(), side?.to_string()))).collect();
-    let json = client.text(&format!("{}/compare", recording_path(id)), &query).await?;
+    let told = client.text(&format!("{}/compare", recording_path(id)), &query).await;
+    let json = told.map_err(|error| match error.has_code("nothing_to_compare") {
+        true => anyhow::anyhow!(
+            "recording {id} has no two complete transcriptions to compare; `voiceforge replay --id {id} --model NAME` makes another"
+        ),
+        false => error.into(),
+    })?;
     if arguments.json {
         return out::line(&json);
     }

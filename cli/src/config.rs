@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use service::env::{self, Env, Reader, Secret, Strings, Url};
 
 use crate::stack::{Attached, Stack};
+use crate::wishes;
 
 /// Where the API is when nobody says: where `voiceforge-api` listens by default.
 const SERVER: &str = "http://127.0.0.1:8080";
@@ -15,6 +16,8 @@ const SERVER: &str = "http://127.0.0.1:8080";
 pub struct Config {
     /// The folder of what `up` starts, and of what commands remember.
     pub data: PathBuf,
+    /// Whether somebody chose that folder.
+    pub data_is_chosen: bool,
     /// The folder with a folder for each model.
     pub models: PathBuf,
     /// The model to use unless another is named.
@@ -57,12 +60,19 @@ impl Config {
 
     fn read(from: &mut Reader) -> Config {
         let data = env::data_folder(from);
+        let chosen = from.setting("data", "folder of what `up` starts").optional(data.display().to_string());
         let hub = from.foreign("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned());
         Config {
-            data: from.setting("data", "folder of what `up` starts").or(data.display().to_string()),
+            data_is_chosen: chosen.is_some(),
+            data: chosen.unwrap_or(data),
             models: env::models(from),
             model: from.setting("model", "model to use unless another is named").optional("tiny.en"),
-            server: from.setting("server", "where the API is").optional(SERVER),
+            server: from
+                .setting("server", "where the API is")
+                .check(|url: &Url| {
+                    wishes::is_address(url).then_some(()).ok_or("lacks http:// in front".to_owned())
+                })
+                .optional(SERVER),
             api_key: from.setting("api-key", "key for the API").optional("vf_..."),
             database_url: from
                 .setting("database-url", "address of PostgreSQL")
@@ -113,10 +123,23 @@ impl Config {
 
     /// Where the API is: as the flag says, else the variable, else where `up` has one running here, else at the
     /// default address.
-    pub fn server(&self, flag: Option<&url::Url>) -> url::Url {
-        let running = || self.running()?.record().api_url.parse().ok();
+    ///
+    /// # Errors
+    /// When somebody chose this folder, and the service in it is stopped.
+    pub fn server(&self, flag: Option<&url::Url>) -> anyhow::Result<url::Url> {
         let set = flag.cloned().or_else(|| self.server.as_ref().map(|server| (**server).clone()));
-        set.or_else(running).unwrap_or_else(|| SERVER.parse().expect("the default address is a URL"))
+        if let Some(set) = set {
+            return Ok(set);
+        }
+        match Stack::attach(&self.data) {
+            Ok(stack) if stack.is_used() => stack.record().api_url.parse().context("read where the API is"),
+            Ok(_) if self.data_is_chosen => bail!(
+                "the service in {} is stopped; `voiceforge up --detach` starts it again with its data, and --server or \
+                 VOICEFORGE_SERVER names another",
+                self.data.display()
+            ),
+            _ => Ok(SERVER.parse().expect("the default address is a URL")),
+        }
     }
 }
 
@@ -125,21 +148,51 @@ mod tests {
     use service::env::Map;
 
     use super::*;
+    use crate::stack::{Identity, Process, Program, Record};
 
     #[test]
     fn a_flag_wins_over_a_variable_over_the_default() {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().display().to_string();
         let bare = Config::of(&Map::from([("VOICEFORGE_DATA", data.as_str())])).unwrap();
-        assert_eq!(bare.server(None).as_str(), "http://127.0.0.1:8080/");
+        assert_eq!(bare.server(None).unwrap().as_str(), "http://127.0.0.1:8080/");
         let set = Map::from([
             ("VOICEFORGE_DATA", data.as_str()),
             ("VOICEFORGE_SERVER", "https://speech.example.com"),
         ]);
         let set = Config::of(&set).unwrap();
-        assert_eq!(set.server(None).as_str(), "https://speech.example.com/");
+        assert_eq!(set.server(None).unwrap().as_str(), "https://speech.example.com/");
         let flag = "http://127.0.0.1:9/".parse().unwrap();
-        assert_eq!(set.server(Some(&flag)), flag);
+        assert_eq!(set.server(Some(&flag)).unwrap(), flag);
+    }
+
+    #[test]
+    fn a_stopped_service_in_a_folder_that_was_chosen_is_told_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let stopped = Process { pid: 0, started: 0, admin: None };
+        let mut record = Record {
+            keeper: stopped,
+            api_url: "http://127.0.0.1:4001".to_owned(),
+            redis_url: "redis://127.0.0.1:4002".to_owned(),
+            database_url: "postgres://127.0.0.1:4003/voiceforge".to_owned(),
+            logs: folder.path().join("logs"),
+            models: None,
+            programs: [(Program::Api, stopped)].into(),
+        };
+        record.write(folder.path()).unwrap();
+        let data = folder.path().display().to_string();
+        let mut config = Config::of(&Map::from([("VOICEFORGE_DATA", data.as_str())])).unwrap();
+        let told = config.server(None).unwrap_err().to_string();
+        assert!(told.contains(&data) && told.contains("is stopped; `voiceforge up"), "{told}");
+        let flag = "http://127.0.0.1:9/".parse().unwrap();
+        assert_eq!(config.server(Some(&flag)).unwrap(), flag);
+        config.data_is_chosen = false;
+        assert_eq!(config.server(None).unwrap().as_str(), "http://127.0.0.1:8080/", "it is one of many");
+
+        // What a killed keeper left running is used as long as it is there.
+        record.programs = [(Program::Api, Process::new(Identity::of(std::process::id()), None))].into();
+        record.write(folder.path()).unwrap();
+        assert_eq!(config.server(None).unwrap().as_str(), "http://127.0.0.1:4001/");
     }
 
     #[test]
@@ -147,5 +200,7 @@ mod tests {
         let wrong = Map::from([("VOICEFORGE_SERVER", "no url"), ("HF_ENDPOINT", "nor this")]);
         let told = Config::of(&wrong).unwrap_err().to_string();
         assert!(told.contains("VOICEFORGE_SERVER") && told.contains("HF_ENDPOINT"), "{told}");
+        let told = Config::of(&Map::from([("VOICEFORGE_SERVER", "localhost:8080")])).unwrap_err().to_string();
+        assert!(told.contains("lacks http:// in front; expected a URL, such as http://127"), "{told}");
     }
 }

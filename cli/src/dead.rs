@@ -136,6 +136,11 @@ async fn list(client: &Client, which: &Which, limit: u32, json: bool) -> anyhow:
         }
         return Ok(ExitCode::SUCCESS);
     }
+    if items.is_empty() {
+        let which = if query(which).is_empty() { "there are no dead letters" } else { "no dead letter fits" };
+        eprintln!("{which}; recordings that failed: `voiceforge list --status failed`");
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut rows =
         vec![["id", "at", "stage", "code", "tries", "about", "worker"].map(str::to_owned).to_vec()];
     rows.extend(items.iter().map(row));

@@ -112,14 +112,18 @@ pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCo
     let recording = send::wait(&client, recording, POLL_ONE, &meter).await?;
     std::mem::drop(meter);
     check(&recording)?;
-    let text = client.transcript(recording.address(), shape.into(), None).await?;
+    let transcript = client.transcript(recording.address(), shape.into(), None).await?;
+    let text = &transcript.text;
     match &arguments.output {
         Some(folder) => {
             let target = folder.join(format!("{name}.{}", shape.extension()));
-            out::file(&target, &text)?;
+            out::file(&target, text)?;
             progress.say(&format!("wrote {}", target.display()));
         }
-        None => out::line(&text)?,
+        None => out::line(text)?,
+    }
+    if shape != Shape::Json {
+        transcript.notes().iter().for_each(|note| progress.say(note));
     }
     if text.is_empty() {
         progress.say("no speech was found in it");

@@ -41,20 +41,20 @@ Examples:
 /// As the API says.
 pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCode> {
     let client = Client::new(&arguments.server, config)?;
-    let text = match arguments.about {
-        true => client.about(&arguments.id).await?,
-        false => transcript(&client, &arguments).await?,
-    };
-    out::line(&text)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-async fn transcript(client: &Client, arguments: &Arguments) -> anyhow::Result<String> {
+    if arguments.about {
+        out::line(&client.about(&arguments.id).await?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let id = &arguments.id;
-    client.transcript(id, arguments.format.into(), arguments.generation).await.map_err(|error| {
-        match error.is_not_ready() {
-            true => anyhow::anyhow!("{error}; `voiceforge get {id} --about` tells how far it is"),
-            false => error.into(),
-        }
-    })
+    let read = client.transcript(id, arguments.format.into(), arguments.generation).await;
+    let transcript = read.map_err(|error| match error.is_not_ready() {
+        true => anyhow::anyhow!("{error}; `voiceforge get {id} --about` tells how far it is"),
+        false => error.into(),
+    })?;
+    out::line(&transcript.text)?;
+    // The document says it itself.
+    if arguments.format != Shape::Json {
+        transcript.notes().iter().for_each(|note| eprintln!("{note}"));
+    }
+    Ok(ExitCode::SUCCESS)
 }

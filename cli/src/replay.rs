@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::{Context, bail};
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -38,7 +39,7 @@ pub struct Arguments {
     /// Recordings handed in before this time
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub until: Option<Timestamp>,
-    /// This recording; may be given again
+    /// This recording, by its id or that of its drop; may be given again
     #[arg(long, value_name = "ID")]
     pub id: Vec<String>,
     /// Recordings whose readers see what this model made
@@ -169,6 +170,8 @@ struct RunProgress {
     failed: u64,
     cancelled: u64,
     activated: u64,
+    /// None from an API that does not tell it yet.
+    visible: Option<u64>,
     skipped: BTreeMap<String, u64>,
     audio_s: f64,
     ended_audio_s: f64,
@@ -201,7 +204,13 @@ pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCo
     if let Some(id) = &arguments.run {
         return watch(&client, id, arguments.json).await;
     }
-    let body = body(&arguments);
+    if let (Some(since), Some(until)) = (arguments.since, arguments.until)
+        && since >= until
+    {
+        bail!("--until {until} is not after --since {since}, so nothing is between");
+    }
+    let ids = recordings(&client, &arguments.id).await?;
+    let body = body(&arguments, &ids);
     if arguments.dry_run {
         let told: Value = client.post("/v1/generations", &body).await?;
         if arguments.json {
@@ -228,8 +237,18 @@ pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
+/// The recordings that are named: by their ids, or by those of their drops.
+async fn recordings(client: &Client, named: &[String]) -> anyhow::Result<Vec<String>> {
+    let mut ids = Vec::new();
+    for id in named {
+        let recording = client.recording(id).await.with_context(|| format!("--id {id}"))?;
+        ids.push(recording.id.with_context(|| format!("--id {id}: the drop is not a recording yet"))?);
+    }
+    Ok(ids)
+}
+
 /// What the API is asked for; what was not said is left out.
-fn body(arguments: &Arguments) -> Value {
+fn body(arguments: &Arguments, ids: &[String]) -> Value {
     let mut body: serde_json::Map<String, Value> =
         arguments.wishes.fields().into_iter().map(|(name, value)| (name, Value::from(value))).collect();
     let mut say = |name: &str, value: Option<Value>| {
@@ -238,7 +257,7 @@ fn body(arguments: &Arguments) -> Value {
     say("from", arguments.since.map(|since| json!(since)));
     say("until", arguments.until.map(|until| json!(until)));
     say("made_by", arguments.made_by.clone().map(Value::from));
-    say("ids", (!arguments.id.is_empty()).then(|| json!(arguments.id)));
+    say("ids", (!ids.is_empty()).then(|| json!(ids)));
     let status: Vec<&str> = arguments.status.iter().map(|status| status.as_str()).collect();
     say("status", (!status.is_empty()).then(|| json!(status)));
     // As text, so that 0.4 does not become 0.4000000059604645 on the way.
@@ -313,6 +332,15 @@ fn tell(told: &Value, as_json: bool) -> anyhow::Result<()> {
         return out::line(&told.to_string());
     }
     let run: Run = serde_json::from_value(told.clone())?;
+    out::write(&summary(&run))?;
+    if let Some(note) = note(&run) {
+        eprintln!("{note}");
+    }
+    Ok(())
+}
+
+/// All about a run, a line each.
+fn summary(run: &Run) -> String {
     let progress = &run.progress;
     let wishes: Vec<String> = run
         .wishes
@@ -341,15 +369,38 @@ fn tell(told: &Value, as_json: bool) -> anyhow::Result<()> {
         ["complete".to_owned(), progress.complete.to_string()],
         ["failed".to_owned(), progress.failed.to_string()],
         ["cancelled".to_owned(), progress.cancelled.to_string()],
-        ["activated".to_owned(), progress.activated.to_string()],
     ];
+    rows.extend(
+        progress.visible.map(|visible| {
+            ["readers see".to_owned(), format!("{visible} of {} complete", progress.complete)]
+        }),
+    );
+    // How often somebody had the run activated is of interest where somebody did.
+    if progress.activated > 0 {
+        rows.push(["activated".to_owned(), progress.activated.to_string()]);
+    }
     if !progress.skipped.is_empty() {
         rows.push(["skipped".to_owned(), skipped.collect::<Vec<_>>().join(", ")]);
     }
     rows.extend(progress.speed.map(|speed| ["speed".to_owned(), format!("{speed:.1} s of audio a second")]));
     rows.extend(progress.eta_s.map(|eta| ["left".to_owned(), clock(eta)]));
-    rows.extend(run.reason.map(|reason| ["reason".to_owned(), reason.message]));
-    out::table(&rows.into_iter().map(Vec::from).collect::<Vec<_>>())
+    rows.extend(run.reason.iter().map(|reason| ["reason".to_owned(), reason.message.clone()]));
+    out::columns(&rows.into_iter().map(Vec::from).collect::<Vec<_>>())
+}
+
+/// Why readers do not see all that a run completed, and what shows it to them.
+fn note(run: &Run) -> Option<String> {
+    let RunProgress { complete, visible, .. } = run.progress;
+    let hidden = complete.checked_sub(visible?).filter(|&hidden| hidden > 0 && !run.activating)?;
+    let why = match &*run.activation {
+        "manual" => "it was to be activated by hand",
+        _ => "what was activated by hand stays, and so does what is newer or has fewer failed segments",
+    };
+    Some(format!(
+        "readers see other transcripts of {hidden} {}: {why}; `voiceforge replay activate {}` shows them this run's",
+        if hidden == 1 { "recording" } else { "recordings" },
+        run.id
+    ))
 }
 
 async fn list_runs(ls: Ls, config: &Config) -> anyhow::Result<ExitCode> {
@@ -403,7 +454,53 @@ pub fn run_path(id: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use expect_test::expect;
+
     use super::*;
+
+    fn run_of(activation: &str, visible: u64, activated: u64) -> Run {
+        serde_json::from_value(json!({
+            "id": "6f1c1a52", "status": "done", "reason": null, "created_at": "2026-02-03T04:05:06.789Z",
+            "activation": activation, "activating": false, "wishes": { "model": "base", "language": null },
+            "progress": {
+                "share": 1.0, "selected": 5, "requested": 4, "complete": 3, "failed": 1, "cancelled": 0,
+                "activated": activated, "visible": visible, "skipped": { "audio_gone": 1 },
+                "audio_s": 7200.0, "ended_audio_s": 7200.0, "speed": 2.0, "eta_s": null,
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_run_tells_what_readers_see_of_it() {
+        expect![[r#"
+            run          6f1c1a52
+            status       done
+            made         2026-02-03 04:05:06
+            with         model base
+            activation   auto
+            audio        2:00:00 of 2:00:00
+            selected     5
+            requested    4
+            complete     3
+            failed       1
+            cancelled    0
+            readers see  3 of 3 complete
+            skipped      1 audio_gone
+            speed        2.0 s of audio a second
+        "#]]
+        .assert_eq(&summary(&run_of("auto", 3, 0)));
+        assert!(summary(&run_of("manual", 3, 3)).contains("activated    3\n"));
+    }
+
+    #[test]
+    fn what_readers_do_not_see_of_a_run_is_told_with_the_command_that_shows_it() {
+        assert_eq!(note(&run_of("auto", 3, 0)), None);
+        expect!["readers see other transcripts of 1 recording: what was activated by hand stays, and so does what is newer or has fewer failed segments; `voiceforge replay activate 6f1c1a52` shows them this run's"]
+            .assert_eq(&note(&run_of("auto", 2, 0)).unwrap());
+        expect!["readers see other transcripts of 3 recordings: it was to be activated by hand; `voiceforge replay activate 6f1c1a52` shows them this run's"]
+            .assert_eq(&note(&run_of("manual", 0, 0)).unwrap());
+    }
 
     #[test]
     fn how_far_a_run_is_fits_a_line() {

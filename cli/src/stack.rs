@@ -226,6 +226,12 @@ impl Attached {
         self.record.keeper().is_alive()
     }
 
+    /// True while its API can be asked: it is kept, or was left running by a keeper that was killed.
+    pub fn is_used(&self) -> bool {
+        let api = self.record.programs.get(&Program::Api);
+        self.is_kept() || api.is_some_and(|api| api.identity().is_alive())
+    }
+
     /// Programs that are not ready, each with the reason. Empty: all is well.
     pub fn not_ready(&self) -> Vec<(Program, String)> {
         self.record.not_ready()

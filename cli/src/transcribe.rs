@@ -62,10 +62,24 @@ pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCo
         bail!("subtitles of several files cannot stand in one; add --output DIR to write a file for each");
     }
     telemetry::init("voiceforge", telemetry::Format::Pretty, &config.log)?;
+    let progress = Progress::new();
+    let told = |file: &Path, error: &anyhow::Error| {
+        progress.say(&format!("voiceforge: {}: {error:#}", file.display()));
+    };
+    // Looked at first: loading the model takes a while.
+    let mut files = Vec::new();
+    for file in &arguments.files {
+        match check(file).await {
+            Ok(()) => files.push(file),
+            Err(error) => told(file, &error),
+        }
+    }
+    if files.is_empty() {
+        return Ok(ExitCode::FAILURE);
+    }
     let folders = models::folders(arguments.models.as_deref(), config, &config.data);
     let wished = arguments.wishes.model.as_deref().or(config.model.as_deref());
     let models::Choice { folder, name: model } = models::choose(&folders, wished)?;
-    let progress = Progress::new();
     let mut local = {
         let meter = progress.begin(&model);
         meter.activity("loading the model");
@@ -73,19 +87,27 @@ pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCo
         Local::start(Options { models: folder, model, ffmpeg, threads }).await?
     };
 
-    let mut failures = 0;
-    for file in &arguments.files {
+    let mut failures = arguments.files.len() - files.len();
+    for file in files {
         let transcribed = match transcribe(&mut local, file, &arguments.wishes, &progress).await {
             Ok(transcript) => hand_over(&arguments, file, &transcript, &progress),
             Err(error) => Err(error),
         };
         if let Err(error) = transcribed {
             failures += 1;
-            progress.say(&format!("voiceforge: {}: {error:#}", file.display()));
+            told(file, &error);
         }
     }
     local.stop().await;
     Ok(if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Whether there is something to read.
+async fn check(file: &Path) -> anyhow::Result<()> {
+    match input::is_stdin(file) {
+        true => Ok(()),
+        false => input::open(file).await.map(drop),
+    }
 }
 
 /// Transcribes one file; every other end than a transcript is an error that says why.

@@ -72,7 +72,7 @@ impl Listing {
 pub struct Server {
     /// Address of the API (default: VOICEFORGE_SERVER, else what `voiceforge up` runs in the folder VOICEFORGE_DATA, else
     /// http://127.0.0.1:8080)
-    #[arg(long, value_name = "URL", global = true)]
+    #[arg(long, value_name = "URL", global = true, value_parser = address)]
     pub server: Option<url::Url>,
     /// Key for the API (default: VOICEFORGE_API_KEY)
     #[arg(long, value_name = "KEY", hide_env_values = true, global = true)]
@@ -170,6 +170,20 @@ fn given<const N: usize>(fields: [(&str, Option<String>); N]) -> Vec<(String, St
     fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
+/// Reads the address of an API.
+fn address(text: &str) -> Result<url::Url, String> {
+    match text.parse() {
+        Ok(url) if is_address(&url) => Ok(url),
+        _ if text.contains("://") => Err("expected one like http://127.0.0.1:8080".to_owned()),
+        _ => Err(format!("write it with http:// or https:// in front: http://{text}")),
+    }
+}
+
+/// Whether a URL may be that of an API. `localhost:8080` is a URL, too: one with the scheme `localhost`.
+pub fn is_address(url: &url::Url) -> bool {
+    matches!(url.scheme(), "http" | "https") && url.has_host()
+}
+
 /// Reads a time; one without a zone is UTC, as all times that are shown, and a date is its midnight.
 pub fn time(text: &str) -> Result<Timestamp, String> {
     let without_zone =
@@ -199,6 +213,18 @@ mod tests {
         for text in ["yesterday", "2026-02-30", "18:30", ""] {
             assert!(time(text).is_err_and(|told| told.contains("2026-01-31T18:00:00Z")), "{text}");
         }
+    }
+
+    #[test]
+    fn an_address_has_its_scheme() {
+        let read = |text| address(text).map(|url| url.to_string());
+        assert_eq!(read("http://127.0.0.1:8080").as_deref(), Ok("http://127.0.0.1:8080/"));
+        assert_eq!(read("https://speech.example.com/vf").as_deref(), Ok("https://speech.example.com/vf"));
+        for text in ["localhost:8080", "127.0.0.1:8080", "speech.example.com", ""] {
+            let told = read(text).unwrap_err();
+            assert!(told.ends_with(&format!("in front: http://{text}")), "{told}");
+        }
+        assert!(read("ftp://127.0.0.1").is_err_and(|told| told.contains("http://127.0.0.1:8080")));
     }
 
     #[test]

@@ -29,6 +29,14 @@ const WORD_ERRORS_MAX: usize = 5;
 pub fn run(until: Until) -> Result<ExitCode> {
     let begun = Instant::now();
     stop::on_signal()?;
+    let record = std::fs::read(data().join("stack.json")).unwrap_or_default();
+    if let Some(url) = running(&record) {
+        bail!(
+            "the demo runs already, at {url}; Ctrl-C where it was started ends it, and so does\n  {} down --data {}",
+            voiceforge().display(),
+            data().display()
+        );
+    }
     let needed = setup::for_demo()?;
     say::title("building the programs (the first time takes some minutes)");
     let mut build = vec!["build", "--release"];
@@ -63,6 +71,15 @@ pub fn run(until: Until) -> Result<ExitCode> {
     let right = result.is_ok_and(|errors| errors <= WORD_ERRORS_MAX);
     stopped?;
     Ok(if right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Where the stack with this `stack.json` is, if it runs.
+fn running(record: &[u8]) -> Option<String> {
+    let record: serde_json::Value = serde_json::from_slice(record).ok()?;
+    let keeper = &record["keeper"];
+    let pid = keeper["pid"].as_u64()?.try_into().ok()?;
+    let keeper = servers::Identity { pid, started: keeper["started"].as_u64()? };
+    keeper.is_alive().then(|| record["api_url"].as_str().map(str::to_owned))?
 }
 
 /// Drops the recording, shows the transcript and returns how many of its words are wrong.
@@ -115,4 +132,21 @@ fn data() -> std::path::PathBuf {
 /// Milliseconds as `0:07.5`.
 fn clock(ms: u64) -> String {
     format!("{}:{:04.1}", ms / 60_000, (ms % 60_000) as f64 / 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::running;
+
+    #[test]
+    fn a_demo_runs_while_the_process_that_keeps_it_does() {
+        let me = servers::Identity::of(std::process::id());
+        let record = |started: u64| {
+            let url = "http://127.0.0.1:4001";
+            format!(r#"{{"keeper": {{"pid": {}, "started": {started}}}, "api_url": "{url}"}}"#, me.pid)
+        };
+        assert_eq!(running(record(me.started).as_bytes()).as_deref(), Some("http://127.0.0.1:4001"));
+        assert_eq!(running(record(me.started + 1).as_bytes()), None, "a later process has the same number");
+        assert_eq!(running(b""), None);
+    }
 }

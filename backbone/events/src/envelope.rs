@@ -66,6 +66,21 @@ impl Envelope {
         next
     }
 
+    /// Makes the event that begins this one's transcription again, or ends it, in the next round. However often it is
+    /// made, it has one identity.
+    pub fn in_next_round(&self, event: Event) -> Envelope {
+        let round = self.round.saturating_add(1);
+        Envelope {
+            event_id: EventId::derive(self.event_id, event.kind(), "", round),
+            seq: None,
+            round,
+            occurred_at: now(),
+            causation_id: Some(self.event_id),
+            event,
+            ..self.clone()
+        }
+    }
+
     /// Returns the segment that the event is about, if it is about one.
     pub fn segment(&self) -> Option<SegmentId> {
         let (channel, index) = match &self.event {

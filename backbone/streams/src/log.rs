@@ -383,7 +383,8 @@ pub trait Log: Send + Sync + 'static {
         count: usize,
     ) -> Result<Claimed, Error>;
 
-    /// Renews the lease on entries; tells for each whether it is still this consumer's.
+    /// Renews the lease on entries; tells for each whether it is still this consumer's. Without entries it is a sign of
+    /// life alone.
     async fn heartbeat(
         &self,
         group: &str,

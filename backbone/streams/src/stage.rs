@@ -147,7 +147,7 @@ pub async fn run<S: Stage>(
     let hand = Arc::new(Hand::new(options.name));
     let pauses = Arc::new(Pauses::default());
     let over = CancellationToken::new();
-    let heart = heart::start(Arc::clone(&log), options.clone(), Arc::clone(&hand), over.clone());
+    let heart = heart::start(Arc::clone(&log), options.clone(), Arc::clone(&hand), sources[0], over.clone());
     let watcher =
         tokio::spawn(watch::pressure(Arc::clone(&log), options.clone(), Arc::clone(&pauses), over.clone()));
     let context = Arc::new(Context {
@@ -180,6 +180,10 @@ pub async fn run<S: Stage>(
             "grace is over: handing back what is unfinished"
         );
     }
+    // Before the farewell: a sign of life after it would bring the consumer back.
+    over.cancel();
+    watcher.abort();
+    tokio::task::spawn_blocking(move || heart.join()).await.ok();
     let farewell = async {
         for (source, ids) in hand.by_source() {
             if let Err(error) = log.hand_back(options.name, &options.worker, source, &ids).await {
@@ -196,9 +200,6 @@ pub async fn run<S: Stage>(
             "redis does not answer: others take the work when the lease ends"
         );
     }
-    over.cancel();
-    watcher.abort();
-    tokio::task::spawn_blocking(move || heart.join()).await.ok();
     tracing::info!(stage = options.name, "stopped");
     Ok(())
 }

@@ -75,7 +75,7 @@ pub struct ConsumerState {
     pub name: String,
     /// Entries delivered to it and not done.
     pub pending: u64,
-    /// How long ago it last asked for anything.
+    /// How long ago it last gave a sign of life in this stream.
     pub idle: Duration,
 }
 
@@ -105,9 +105,13 @@ pub struct Worker {
     pub name: String,
     /// Entries delivered to it and not done.
     pub in_progress: u64,
-    /// How long ago it last asked for anything.
+    /// How long ago it last gave a sign of life.
     pub idle: Duration,
 }
+
+/// A worker gives a sign of life every few seconds. One that was silent for so long and holds nothing is gone: who is
+/// killed leaves a name behind.
+pub const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// Names under which entries wait to be claimed, and which are no workers.
 const NOBODY: [&str; 2] = ["retry", "handoff"];
@@ -137,7 +141,7 @@ impl Survey {
         totals
     }
 
-    /// Returns everybody who reads anything, by stage and name.
+    /// Returns everybody who reads anything, by stage and name; who is gone and left nothing in progress is left out.
     pub fn workers(&self) -> Vec<Worker> {
         let groups = self.queues.iter().flat_map(|queue| &queue.groups);
         let groups = groups.chain(self.logs.iter().flat_map(|log| &log.groups));
@@ -157,7 +161,8 @@ impl Survey {
             in_progress,
             idle,
         };
-        workers.into_iter().map(worker).collect()
+        let is_there = |worker: &Worker| worker.in_progress > 0 || worker.idle <= SILENCE_MAX;
+        workers.into_iter().map(worker).filter(is_there).collect()
     }
 
     /// Adds up what each group has to read of the logs: name, unread, delivered and not done.
@@ -196,18 +201,23 @@ mod tests {
         };
         let survey = Survey {
             queues: vec![
-                state(0, 3, 20, vec![consumer("a", 1, 9), consumer("retry", 1, 99)]),
-                state(1, 4, 10, vec![consumer("a", 0, 2), consumer("b", 2, 1)]),
+                state(
+                    0,
+                    3,
+                    20,
+                    vec![consumer("a", 1, 9), consumer("retry", 1, 99), consumer("killed", 0, 61)],
+                ),
+                state(1, 4, 10, vec![consumer("a", 0, 70), consumer("b", 2, 1), consumer("stuck", 1, 61)]),
             ],
             ..Survey::default()
         };
         let [total] = survey.totals().try_into().unwrap();
         assert_eq!((total.backlog.entries, total.backlog.audio_ms), (7, 7000));
-        assert_eq!((total.in_progress, total.done), (4, 10), "what waits to be claimed is in progress, too");
+        assert_eq!((total.in_progress, total.done), (5, 10), "what waits to be claimed is in progress, too");
         assert_eq!(total.oldest_at, Timestamp::from_second(10).ok());
         let workers = survey.workers();
         let told: Vec<_> =
             workers.iter().map(|w| (w.name.as_str(), w.in_progress, w.idle.as_secs())).collect();
-        assert_eq!(told, [("a", 1, 2), ("b", 2, 1)]);
+        assert_eq!(told, [("a", 1, 9), ("b", 2, 1), ("stuck", 1, 61)], "who holds something is told of");
     }
 }

@@ -68,6 +68,20 @@ impl Views {
         Ok(seq.map_or(0, unsigned))
     }
 
+    /// Returns [`Views::archived_through`] of shards 0 to `shards` - 1, in their order.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn all_archived_through(&self, shards: u16) -> Result<Vec<u64>, Error> {
+        let mut archived = vec![0; usize::from(shards)];
+        for checkpoint in self.checkpoints().await? {
+            if let Some(seq) = archived.get_mut(usize::from(checkpoint.shard.0)) {
+                *seq = checkpoint.contiguous_seq;
+            }
+        }
+        Ok(archived)
+    }
+
     /// Notes that seqs `first..=last` of a shard's log are lost, and why, so that nothing waits for them.
     ///
     /// # Errors

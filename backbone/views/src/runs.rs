@@ -187,6 +187,8 @@ pub struct RunProgress {
     pub cancelled: u64,
     /// Recordings for which none was requested, by reason; also those deleted after it was.
     pub skipped: BTreeMap<String, u64>,
+    /// Complete ones that readers see now.
+    pub visible: u64,
     /// Complete ones that were activated by the run.
     pub activated: u64,
     /// Milliseconds of audio of what has ended, skipped ones included.
@@ -365,7 +367,8 @@ impl Views {
     pub async fn run_progress(&self, id: Uuid) -> Result<RunProgress, Error> {
         let rows = sqlx::query(
             "SELECT rr.skipped, CASE WHEN r.status = 'deleted' THEN r.status ELSE coalesce(t.status, 'queued') END AS status, \
-             count(*) AS recordings, sum(rr.audio_ms)::bigint AS audio_ms, count(rr.activated_at) AS activated \
+             count(*) AS recordings, sum(rr.audio_ms)::bigint AS audio_ms, count(rr.activated_at) AS activated, \
+             count(*) FILTER (WHERE r.generation = rr.generation) AS visible \
              FROM control.run_recordings rr LEFT JOIN read.recordings r ON r.id = rr.recording \
              LEFT JOIN read.transcripts t ON t.submitted_at = rr.submitted_at AND t.recording = rr.recording \
              AND t.generation = rr.generation WHERE rr.run = $1 GROUP BY 1, 2",
@@ -391,6 +394,7 @@ impl Views {
             match status {
                 Status::Complete => {
                     progress.complete += recordings;
+                    progress.visible += number("visible")?;
                     progress.complete_ms += audio_ms;
                 }
                 Status::Cancelled => progress.cancelled += recordings,

@@ -20,8 +20,9 @@ use crate::wishes::Shape;
 
 /// Names of audio and video files end in these.
 const EXTENSIONS: &[&str] = &[
-    "3gp", "aac", "aif", "aiff", "amr", "caf", "flac", "m4a", "m4b", "m4v", "mka", "mkv", "mov", "mp2",
-    "mp3", "mp4", "mpeg", "mpga", "oga", "ogg", "opus", "ts", "wav", "webm", "wma",
+    "3gp", "aac", "ac3", "aif", "aiff", "amr", "caf", "eac3", "flac", "m4a", "m4b", "m4v", "mka", "mkv",
+    "mov", "mp2", "mp3", "mp4", "mpeg", "mpg", "mpga", "oga", "ogg", "opus", "spx", "ts", "wav", "webm",
+    "wma",
 ];
 /// Files that are waited for at once: the service decides in which order they come.
 const WAITING_MAX: usize = 64;
@@ -165,13 +166,16 @@ impl Sender {
             self.note(file, stamp, &recording, Reached::Failed)?;
             return Err(error);
         }
-        let text = self.client.transcript(recording.address(), shape.into(), None).await?;
+        let transcript = self.client.transcript(recording.address(), shape.into(), None).await?;
         match target {
-            Some(target) => out::file(&target, &text)?,
+            Some(target) => out::file(&target, &transcript.text)?,
             None => {
                 let heading = if shape == Shape::Text { format!("==> {file} <==\n") } else { String::new() };
-                self.progress.pause(|| out::line(&format!("{heading}{text}")))?;
+                self.progress.pause(|| out::line(&format!("{heading}{}", transcript.text)))?;
             }
+        }
+        if shape != Shape::Json {
+            transcript.notes().iter().for_each(|note| self.progress.say(&format!("{file}: {note}")));
         }
         self.note(file, stamp, &recording, Reached::Complete)?;
         check_segments(&recording)?;
@@ -193,8 +197,12 @@ struct Summary {
     sent: u64,
     transcribed: u64,
     failures: Vec<(String, String)>,
-    passed_over: usize,
+    /// Files that are not audio by their names.
+    passed_over: Vec<String>,
 }
+
+/// How many files that were passed over are named.
+const NAMED_MAX: usize = 5;
 
 impl Summary {
     fn count(&mut self, file: String, end: anyhow::Result<End>) {
@@ -223,10 +231,19 @@ impl Summary {
             .map(|(count, what)| format!("{count} {what}"))
             .collect();
         let mut text = format!("{} files: {}", self.total, counts.join(", "));
-        match self.passed_over {
+        let named =
+            self.passed_over.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let more = match self.passed_over.len().saturating_sub(NAMED_MAX) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        match self.passed_over.len() {
             0 => {}
-            1 => text += "; 1 other is not audio by its name",
-            others => text += &format!("; {others} others are not audio by their names"),
+            1 => text += &format!("; 1 other is not audio by its name: {named}"),
+            others => text += &format!("; {others} others are not audio by their names: {named}{more}"),
+        }
+        if !self.passed_over.is_empty() {
+            text += " (a file dropped by itself is sent whatever its name)";
         }
         let mut failures = self.failures.clone();
         failures.sort();
@@ -237,10 +254,10 @@ impl Summary {
     }
 }
 
-/// Lists the audio files below a folder by their names, in order, relative to it; and how many others there are.
-/// Hidden ones are left out, and folders behind links, which may lead in circles.
-fn list(folder: &Path) -> anyhow::Result<(Vec<String>, usize)> {
-    let (mut files, mut others) = (Vec::new(), 0);
+/// Lists the audio files below a folder by their names, in order, relative to it; and the others. Hidden ones are left
+/// out, and folders behind links, which may lead in circles.
+fn list(folder: &Path) -> anyhow::Result<(Vec<String>, Vec<String>)> {
+    let (mut files, mut others) = (Vec::new(), Vec::new());
     let mut folders = vec![PathBuf::new()];
     while let Some(below) = folders.pop() {
         let here = folder.join(&below);
@@ -255,16 +272,17 @@ fn list(folder: &Path) -> anyhow::Result<(Vec<String>, usize)> {
             let relative = below.join(&name);
             if kind.is_dir() {
                 folders.push(relative);
-            } else if let (true, Some(relative)) =
+            } else if let (true, Some(file)) =
                 (is_audio(&relative) && entry.path().is_file(), relative.to_str())
             {
-                files.push(relative.to_owned());
+                files.push(file.to_owned());
             } else {
-                others += 1;
+                others.push(relative.display().to_string());
             }
         }
     }
     files.sort();
+    others.sort();
     Ok((files, others))
 }
 
@@ -290,21 +308,26 @@ mod tests {
         std::os::unix::fs::symlink(folder.path(), folder.path().join("a/circle")).unwrap();
         let (files, others) = list(folder.path()).unwrap();
         assert_eq!(files, ["a/b/f.opus", "a/c.wav", "b.MP3"]);
-        assert_eq!(others, 2, "the notes and the link");
+        assert_eq!(others, ["a/circle", "a/notes.txt"]);
     }
 
     #[test]
     fn the_summary_tells_what_failed_and_why() {
-        let mut summary = Summary { total: 4, passed_over: 1, ..Summary::default() };
+        let passed_over = vec!["notes.txt".to_owned()];
+        let mut summary = Summary { total: 4, passed_over, ..Summary::default() };
         summary.count("b.wav".to_owned(), Err(anyhow::anyhow!("rejected: this is text")));
         summary.count("c.wav".to_owned(), Ok(End::Transcribed));
         summary.count("d.wav".to_owned(), Ok(End::Skipped));
         summary.count("a.wav".to_owned(), Err(anyhow::anyhow!("failed: no sound")));
         assert_eq!(summary.ended(), 4);
         expect![[r#"
-            4 files: 1 transcribed, 1 done before, 2 failed; 1 other is not audio by its name
+            4 files: 1 transcribed, 1 done before, 2 failed; 1 other is not audio by its name: notes.txt (a file dropped by itself is sent whatever its name)
               a.wav: failed: no sound
               b.wav: rejected: this is text"#]]
         .assert_eq(&summary.text());
+        summary.failures.clear();
+        summary.passed_over = (1..=7).map(|n| format!("{n}.txt")).collect();
+        expect!["4 files: 1 transcribed, 1 done before; 7 others are not audio by their names: 1.txt, 2.txt, 3.txt, 4.txt, 5.txt and 2 more (a file dropped by itself is sent whatever its name)"]
+            .assert_eq(&summary.text());
     }
 }

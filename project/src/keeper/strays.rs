@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use events::{
-    Activation, Cause, Envelope, Event, EventId, RecordingFailed, RecordingId, Shard, TranscriptionRequested,
-    now,
+    About, Activation, Cause, Envelope, Event, EventId, RecordingFailed, RecordingId, Shard,
+    TranscriptionRequested, now,
 };
 use jiff::{SignedDuration, Timestamp};
 use service::store::{AudioStore, Key, StoreError};
@@ -65,10 +65,11 @@ impl Strays {
     /// When the database, Redis or the audio store does not answer; the next look goes on.
     pub async fn look(&mut self) -> anyhow::Result<u64> {
         // First, so that the rows know at least as much.
-        let mut archived = Vec::new();
-        for shard in (0..self.log.shards()).map(Shard) {
-            archived.push(self.views.archived_through(shard).await.context("read how far the archive is")?);
-        }
+        let archived = self
+            .views
+            .all_archived_through(self.log.shards())
+            .await
+            .context("read how far the archive is")?;
         let before = now() - SignedDuration::try_from(self.missing_after).unwrap_or_default();
         let mut rows = Vec::new();
         for status in [Status::Queued, Status::Decoding, Status::Transcribing] {
@@ -129,31 +130,25 @@ impl Strays {
     }
 
     async fn append(&self, row: &RecordingRow, first: &GenerationRow) -> anyhow::Result<Append> {
-        let (trace, asked) = match first.request {
-            Some(id) => self.request(row.id, id).await?,
-            None => (None, None),
-        };
-        let event: Event = match asked {
-            Some(asked) if self.has_audio(&asked).await? => asked.into(),
-            Some(_) => failed("audio_gone", "its work was lost, and its audio is not in the store any more"),
-            None => failed("request_gone", "its work was lost, and what was asked for is not archived"),
-        };
-        let cause = first.request.unwrap_or(row.id.as_uuid().into());
-        let round = first.round + 1;
         let shard = row.id.shard(self.log.shards());
-        let envelope = Envelope {
-            event_id: EventId::derive(cause, event.kind(), "", round),
-            shard,
-            seq: None,
-            recording: row.id,
-            tenant: row.tenant.clone(),
-            generation: 0,
-            round,
-            submitted_at: row.submitted_at,
-            occurred_at: now(),
-            trace,
-            causation_id: Some(cause),
-            event,
+        let request = match first.request {
+            Some(id) => self.request(row.id, id).await?,
+            None => None,
+        };
+        let envelope = match request {
+            Some((request, asked)) if self.has_audio(&asked).await? => request.in_next_round(asked.into()),
+            Some((request, _)) => {
+                let message = "its work was lost, and its audio is not in the store any more";
+                request.in_next_round(failed("audio_gone", message))
+            }
+            None => {
+                let message = "its work was lost, and what was asked for is not archived";
+                let cause = first.request.map_or(row.id.as_uuid(), EventId::as_uuid);
+                let (tenant, submitted_at) = (row.tenant.clone(), row.submitted_at);
+                let about = About { recording: row.id, shard, tenant, submitted_at };
+                let failed = Envelope::of_act(cause, &about, 0, failed("request_gone", message));
+                Envelope { round: first.round + 1, ..failed }
+            }
         };
         let work = match &envelope.event {
             Event::TranscriptionRequested(asked) => {
@@ -167,26 +162,27 @@ impl Strays {
         Ok(Append { shard, recording: row.id, facts, work })
     }
 
-    /// What was asked for, as the archive has it: the admission of a recording may be lost while its request is not.
+    /// The request, and what it asks for, as the archive has it: the admission of a recording may be lost while its
+    /// request is not.
     async fn request(
         &self,
         recording: RecordingId,
         id: EventId,
-    ) -> anyhow::Result<(Option<String>, Option<TranscriptionRequested>)> {
+    ) -> anyhow::Result<Option<(Envelope, TranscriptionRequested)>> {
         let entry = self.views.archived_event(recording, id).await.context("read what was asked for")?;
-        let Some(envelope) = entry.as_ref().and_then(Entry::envelope) else { return Ok((None, None)) };
+        let Some(envelope) = entry.as_ref().and_then(Entry::envelope) else { return Ok(None) };
         let asked = match &envelope.event {
-            Event::TranscriptionRequested(asked) => Some(asked.clone()),
-            Event::RecordingAdmitted(admitted) => Some(TranscriptionRequested {
+            Event::TranscriptionRequested(asked) => asked.clone(),
+            Event::RecordingAdmitted(admitted) => TranscriptionRequested {
                 name: admitted.name.clone(),
                 audio: admitted.audio.clone(),
                 settings: admitted.settings.clone(),
                 lane: admitted.lane,
                 activation: Activation::Auto,
-            }),
-            _ => None,
+            },
+            _ => return Ok(None),
         };
-        Ok((envelope.trace.clone(), asked))
+        Ok(Some((envelope.clone(), asked)))
     }
 
     async fn has_audio(&self, asked: &TranscriptionRequested) -> anyhow::Result<bool> {

@@ -13,10 +13,8 @@ use crate::metrics;
 /// When Redis or the database does not answer.
 pub async fn survey(log: &SharedLog, views: &Views) -> anyhow::Result<()> {
     let survey = log.survey().await.context("survey the streams")?;
-    let mut archived = Vec::new();
-    for shard in (0..log.shards()).map(Shard) {
-        archived.push((shard, views.archived_through(shard).await.context("read how far the archive is")?));
-    }
+    let archived = views.all_archived_through(log.shards()).await.context("read how far the archive is")?;
+    let archived: Vec<(Shard, u64)> = (0..log.shards()).map(Shard).zip(archived).collect();
     metrics::surveyed(&survey, &archived, events::now());
     Ok(())
 }

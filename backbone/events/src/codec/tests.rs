@@ -271,3 +271,19 @@ fn a_following_event_is_named_after_its_cause_and_segment() {
         assert_eq!(first.follow(event, first.occurred_at).event_id.to_string(), id, "{kind}");
     }
 }
+
+#[test]
+fn the_next_round_of_a_transcription_keeps_its_place_and_has_one_identity() {
+    let dead = Envelope { seq: Some(7), ..envelope(one_of_each().remove(0)) };
+    let request = one_of_each().into_iter().find(|event| event.kind() == "TranscriptionRequested").unwrap();
+    let again = dead.in_next_round(request.clone());
+    assert_eq!((again.round, again.seq), (dead.round + 1, None));
+    assert_eq!((again.causation_id, again.event.clone()), (Some(dead.event_id), request.clone()));
+    let place = |of: &Envelope| (of.recording, of.shard, of.generation, of.submitted_at, of.trace.clone());
+    assert_eq!(place(&again), place(&dead));
+    assert_eq!(dead.in_next_round(request.clone()).event_id, again.event_id, "done twice it is the same");
+    assert_ne!(again.in_next_round(request.clone()).event_id, again.event_id, "each round is another");
+    // Compared across releases: this must never change.
+    let dead = Envelope { event_id: EventId::from(uuid::Uuid::from_u128(7)), round: 2, ..dead };
+    assert_eq!(dead.in_next_round(request).event_id.to_string(), "7e74dbb1-ba04-59bf-8cde-bc62d7a18151");
+}

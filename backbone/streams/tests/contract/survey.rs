@@ -6,7 +6,11 @@ use streams::{Backlog, DeadPlace, QueueState};
 
 use super::fixture::*;
 
-on_both_logs!(an_empty_deployment_is_surveyed_too, a_survey_tells_of_queues_logs_groups_and_workers);
+on_both_logs!(
+    an_empty_deployment_is_surveyed_too,
+    a_survey_tells_of_queues_logs_groups_and_workers,
+    a_worker_that_waits_gives_a_sign_of_life,
+);
 
 async fn an_empty_deployment_is_surveyed_too(bench: Bench) {
     let survey = bench.log.survey().await.unwrap();
@@ -58,4 +62,29 @@ async fn a_survey_tells_of_queues_logs_groups_and_workers(bench: Bench) {
         server.ask::<()>(&["CONFIG", "SET", "maxmemory", "200mb"]);
         assert_eq!(bench.log.survey().await.unwrap().memory_limit_bytes, Some(200 << 20));
     }
+}
+
+async fn a_worker_that_waits_gives_a_sign_of_life(bench: Bench) {
+    bench.add_work(0..1).await;
+    let taken = bench.take("busy", 1).await;
+    assert!(bench.log.heartbeat(GROUP, "waits", DECODE, &[]).await.unwrap().is_empty());
+    let survey = bench.log.survey().await.unwrap();
+    let decode = survey.queues.iter().find(|queue| queue.source == DECODE).unwrap();
+    assert_eq!((decode.backlog.entries, decode.groups[0].pending), (1, 1), "it takes nothing");
+    // The log in memory knows workers by what they hold.
+    if bench.server.is_some() {
+        let idle = |name| {
+            let groups = &decode.groups[0].consumers;
+            groups.iter().find(|worker| worker.name == name).map(|worker| worker.idle)
+        };
+        assert!(idle("waits").is_some_and(|idle| idle < Duration::from_secs(30)), "{survey:?}");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        bench.log.heartbeat(GROUP, "waits", DECODE, &[]).await.unwrap();
+        let survey = bench.log.survey().await.unwrap();
+        let workers = survey.workers();
+        let idle = |name| workers.iter().find(|worker| worker.name == name).unwrap().idle;
+        assert!(idle("waits") < idle("busy"), "{workers:?}");
+    }
+    let mine = bench.log.heartbeat(GROUP, "busy", DECODE, &[taken[0].id.clone()]).await.unwrap();
+    assert_eq!(mine, [true]);
 }

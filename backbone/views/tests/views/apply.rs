@@ -205,6 +205,8 @@ fn checkpoints_show_gaps_and_declared_gaps_close_them() {
         assert_eq!(db.views.archived_through(Shard(5)).await.unwrap(), 6);
         db.views.declare_gap(Shard(9), 1, 7, "before this database").await.unwrap();
         assert_eq!(db.views.archived_through(Shard(9)).await.unwrap(), 7);
+        assert_eq!(db.views.all_archived_through(10).await.unwrap(), [0, 0, 0, 0, 0, 6, 0, 0, 0, 7]);
+        assert_eq!(db.views.all_archived_through(6).await.unwrap(), [0, 0, 0, 0, 0, 6]);
     });
 }
 
