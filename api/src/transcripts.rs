@@ -3,7 +3,7 @@
 use events::{RecordingId, SegmentId};
 use jiff::Timestamp;
 use serde::Serialize;
-use transcript::{Format, Status, Transcript};
+use transcript::{DocumentSpans, Format, Spans, Status, Transcript, format};
 use utoipa::ToSchema;
 use views::{Hit, PageKey, Search};
 use warp::http::StatusCode;
@@ -43,31 +43,27 @@ pub async fn get(api: Api, id: String, call: Call) -> Result<Response, Error> {
     let format = params.parsed::<Format>("format").unwrap_or_default();
     let generation = params.number("generation", 0..=u32::MAX);
     params.finish()?;
-    // Whoever asks by the recording's own id gets its transcript by one question; only where there is none, more are asked.
-    let by_id = match id.parse() {
-        Ok(recording) => api.views.tenants_transcript(&caller.tenant, recording, generation).await?,
-        Err(_) => None,
-    };
-    let transcript = match by_id {
-        Some(transcript) => transcript,
-        None => find(&api, &caller, &id, generation).await?,
-    };
+    if format == Format::Json {
+        let transcript = find::<DocumentSpans>(&api, &caller, &id, generation).await?;
+        return Ok(answer(&transcript, format, format::json(&transcript)));
+    }
+    let transcript: Transcript = find(&api, &caller, &id, generation).await?;
     // The document says itself what is missing; plain text and subtitles cannot.
-    if format != Format::Json && transcript.status == Status::Failed && transcript.segments.is_empty() {
+    if transcript.status == Status::Failed && transcript.segments.is_empty() {
         let reason = transcript.reason.as_ref().map_or(String::new(), ToString::to_string);
         return Err(no_transcript(transcript.status, &reason));
     }
-    let text = transcript::render(&transcript, format);
+    Ok(answer(&transcript, format, transcript::render(&transcript, format)))
+}
+
+fn answer<S>(transcript: &Transcript<S>, format: Format, text: String) -> Response {
     let mut response = reply::text_as(StatusCode::OK, format.content_type(), text);
     reply::set_header(&mut response, "x-voiceforge-status", transcript.status.as_str());
     if let Some((at_ms, reason)) = &transcript.truncated {
-        reply::set_header(
-            &mut response,
-            "x-voiceforge-truncated",
-            &format!("{at_ms} {}", header_text(reason)),
-        );
+        let told = format!("{at_ms} {}", header_text(reason));
+        reply::set_header(&mut response, "x-voiceforge-truncated", &told);
     }
-    Ok(response)
+    response
 }
 
 /// A text as it may stand in a header: what is not printable ASCII is replaced.
@@ -76,13 +72,24 @@ fn header_text(text: &str) -> String {
 }
 
 /// Finds a transcript by the id of its recording or drop, or says why there is none.
-async fn find(api: &Api, caller: &Caller, id: &str, generation: Option<u32>) -> Result<Transcript, Error> {
+async fn find<S: Spans>(
+    api: &Api,
+    caller: &Caller,
+    id: &str,
+    generation: Option<u32>,
+) -> Result<Transcript<S>, Error> {
+    // Whoever asks by the recording's own id gets its transcript by one question; only where there is none, more are asked.
+    if let Ok(recording) = id.parse()
+        && let Some(transcript) = api.views.tenants_transcript(&caller.tenant, recording, generation).await?
+    {
+        return Ok(transcript);
+    }
     let row = match drops::find(api, caller, id).await? {
         Found::Recording(row) => row,
         Found::Queued { .. } => return Err(not_yet()),
         Found::Rejected { cause, .. } => return Err(no_transcript(Status::Rejected, &cause.to_string())),
     };
-    let transcript = api.views.transcript(row.id, generation).await?;
+    let transcript = api.views.tenants_transcript(&caller.tenant, row.id, generation).await?;
     transcript.ok_or_else(|| match generation {
         Some(number) => Error::not_found(format!("generation {number} of recording {}", row.id)),
         None if !row.state.status.is_final() => not_yet(),

@@ -75,7 +75,7 @@ fn a_rebuild_goes_on_after_a_crash_at_any_step() {
         for entry in &written {
             let envelope = entry.envelope().unwrap();
             let (shard, recording) = (envelope.shard, envelope.recording);
-            let facts = vec![Message::fact(envelope).unwrap()];
+            let facts = vec![Message::fact(&envelope).unwrap()];
             let appended = log.append(&Append { shard, recording, facts, work: None }).await.unwrap();
             assert_eq!(appended, Appended::Done);
         }

@@ -11,11 +11,15 @@ use std::sync::{Mutex, mpsc};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use futures::executor::block_on;
+use futures::future::try_join_all;
+use infer::engine::Setup;
+use infer::scheduler::URGENT;
 use infer::{Engine, Options};
 use serde_json::{Value, json};
 
-/// Requests in hand at once.
-const CONCURRENT: usize = 2;
+/// Requests in hand at once: as many as the engine has places.
+const CONCURRENT: usize = 8;
 /// Samples of the longest window, and of its end where it may be cut: 30 s and 5 s.
 const WINDOW: usize = 480_000;
 const TAIL: usize = 80_000;
@@ -28,7 +32,8 @@ fn main() -> Result<()> {
     let settings: Value = serde_json::from_str(settings).context("read the settings")?;
     let threads = settings["threads"].as_u64().unwrap_or(0) as usize;
     let begun = Instant::now();
-    let engine = Engine::load(Path::new(folder), threads)?;
+    let engine =
+        Engine::load(Path::new(folder), Setup { threads, segments: CONCURRENT, ..Setup::default() })?;
     println!("{}", json!({"ready": begun.elapsed().as_secs_f64()}));
     let (sender, receiver) = mpsc::channel();
     let receiver = Mutex::new(receiver);
@@ -65,21 +70,18 @@ fn answer(engine: &Engine, request: &Value, came: Instant) -> Value {
 
 /// The text of the windows of one recording: every call of the engine, besides loading it.
 fn transcribe(engine: &Engine, windows: &[&[i16]], options: &Value) -> Result<String> {
-    ensure!(options["beam"] == 1, "this engine has no beam search");
-    ensure!(options["trim"] != true, "this engine encodes whole windows only");
     let options = Options {
+        beams: options["beam"].as_u64().context("find `beam`")? as usize,
+        trim: options["trim"] == true,
         language: options["language"].as_str().map(str::to_owned),
         temperatures: vec![0.0],
         timestamps: options["timestamps"] == true,
         ..Options::default()
     };
-    let mut text = String::new();
-    for window in windows {
-        for span in engine.transcribe(window, &options)?.spans {
-            text += &span.text;
-        }
-    }
-    Ok(text.trim().to_owned())
+    let reads = windows.iter().map(|window| engine.transcribe((*window).into(), options.clone(), URGENT));
+    let outputs = block_on(try_join_all(reads))?;
+    let spans = outputs.iter().flat_map(|output| &output.spans);
+    Ok(spans.map(|span| span.text.as_str()).collect::<String>().trim().to_owned())
 }
 
 /// Parts of at most 30 s, cut at the quietest 20 ms of the last 5 s.

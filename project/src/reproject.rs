@@ -37,7 +37,7 @@ impl Default for Options {
         Options {
             events_per_second: None,
             batch: 1_000,
-            parallel: 2,
+            parallel: 3,
             accept_differences: false,
             verify_only: false,
         }

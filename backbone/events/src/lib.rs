@@ -18,7 +18,7 @@ pub mod id;
 pub mod manifest;
 pub mod settings;
 
-pub use codec::{CodecError, Decoded, MAX_EVENT_BYTES, decode, decode_versioned, encode, end_unreadable};
+pub use codec::{CodecError, Decoded, Lean, MAX_EVENT_BYTES, decode, decode_lean, encode, end_unreadable};
 pub use deletion::Deletion;
 pub use envelope::{About, Envelope, now};
 pub use event::{

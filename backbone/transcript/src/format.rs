@@ -3,10 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use events::{Cause, Channels, RecordingId, Task, Word};
+use events::{Cause, Channels, RecordingId, Task};
 use serde::Serialize;
 
 use crate::segment::{Outcome, Segment};
+use crate::spans::Spans;
 use crate::transcript::{Transcript, join};
 
 /// A form to read a transcript in.
@@ -133,12 +134,36 @@ pub fn vtt(transcript: &Transcript) -> String {
 }
 
 /// Writes our own document: see [`Document`].
-pub fn json(transcript: &Transcript) -> String {
-    serde_json::to_string(&Document::of(transcript))
-        .expect("a document is plain data: every value has a JSON form")
+pub fn json<S: Spans>(transcript: &Transcript<S>) -> String {
+    // Each text stands in it three times: in the whole, with its channel, with its segment.
+    let segment_len = |segment: &Segment<S>| match &segment.outcome {
+        Outcome::Transcribed { spans, text, .. } => 256 + 3 * text.len() + spans.document_len(),
+        Outcome::Failed { cause, .. } => 256 + cause.message.len(),
+    };
+    let mut out = String::with_capacity(1_024 + transcript.segments.iter().map(segment_len).sum::<usize>());
+    open_list(&Document::of(transcript), &mut out);
+    for (at, segment) in transcript.segments.iter().enumerate() {
+        if at > 0 {
+            out.push(',');
+        }
+        open_list(&DocumentSegment::of(segment), &mut out);
+        if let Outcome::Transcribed { spans, .. } = &segment.outcome {
+            spans.write_document(&mut out);
+        }
+        out.push_str("]}");
+    }
+    out.push_str("]}");
+    out
 }
 
-/// Our own JSON document. Times are milliseconds from the start of the recording.
+/// Writes an object that ends with an empty list, up to where the list's first element goes.
+fn open_list(object: &impl Serialize, out: &mut String) {
+    let json = serde_json::to_string(object).expect("a document is plain data: every value has a JSON form");
+    out.push_str(json.strip_suffix("]}").expect("an empty list is the last field"));
+}
+
+/// Our own JSON document. Times are milliseconds from the start of the recording. The lists at the end of it and of its
+/// segments are written apart, an element at a time.
 #[derive(Debug, Serialize)]
 pub struct Document<'a> {
     /// The recording.
@@ -169,7 +194,7 @@ pub struct Document<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub channels: Vec<ChannelText>,
     /// The segments in order of start.
-    pub segments: Vec<DocumentSegment<'a>>,
+    pub segments: [DocumentSegment<'a>; 0],
 }
 
 /// Where a broken file ended.
@@ -209,7 +234,7 @@ pub struct DocumentSegment<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed: Option<&'a Cause>,
     /// The text in pieces with their own times.
-    pub spans: Vec<DocumentSpan<'a>>,
+    pub spans: [DocumentSpan<'a>; 0],
 }
 
 /// A piece of a segment in [`Document`].
@@ -249,7 +274,7 @@ pub struct DocumentWord<'a> {
 
 impl Document<'_> {
     /// Makes the document of a transcript.
-    pub fn of(transcript: &Transcript) -> Document<'_> {
+    pub fn of<S>(transcript: &Transcript<S>) -> Document<'_> {
         let mut channels: Vec<u16> = match transcript.channels {
             Channels::Each => transcript.segments.iter().map(|segment| segment.channel).collect(),
             Channels::Mix => Vec::new(),
@@ -276,13 +301,13 @@ impl Document<'_> {
             channels: texts
                 .map(|channel| ChannelText { channel, text: transcript.channel_text(channel) })
                 .collect(),
-            segments: transcript.segments.iter().map(DocumentSegment::of).collect(),
+            segments: [],
         }
     }
 }
 
 impl DocumentSegment<'_> {
-    fn of(segment: &Segment) -> DocumentSegment<'_> {
+    fn of<S>(segment: &Segment<S>) -> DocumentSegment<'_> {
         DocumentSegment {
             channel: segment.channel,
             index: segment.index,
@@ -294,28 +319,8 @@ impl DocumentSegment<'_> {
                 Outcome::Failed { cause, .. } => Some(cause),
                 Outcome::Transcribed { .. } => None,
             },
-            spans: segment
-                .spans()
-                .iter()
-                .map(|span| DocumentSpan {
-                    start_ms: span.start_ms,
-                    end_ms: span.end_ms,
-                    text: span.text.trim(),
-                    avg_logprob: span.avg_logprob,
-                    no_speech_prob: span.no_speech_prob,
-                    compression_ratio: span.compression_ratio,
-                    temperature: span.temperature,
-                    words: span.words.iter().map(DocumentWord::of).collect(),
-                })
-                .collect(),
+            spans: [],
         }
-    }
-}
-
-impl DocumentWord<'_> {
-    fn of(word: &Word) -> DocumentWord<'_> {
-        let Word { start_ms, end_ms, probability, .. } = *word;
-        DocumentWord { start_ms, end_ms, text: word.text.trim(), probability }
     }
 }
 

@@ -3,9 +3,10 @@
 use events::{Cause, Envelope, Event, EventId, Span};
 use jiff::Timestamp;
 
-/// A segment that ended: with its text, or with the reason why there is none.
+/// A segment that ended: with its text, or with the reason why there is none. `S` stands for its spans: values, or a
+/// form that has no values.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Segment {
+pub struct Segment<S = Vec<Span>> {
     /// Channel, 0 for a mix.
     pub channel: u16,
     /// Position within the channel.
@@ -21,12 +22,12 @@ pub struct Segment {
     /// When it happened.
     pub occurred_at: Timestamp,
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: Outcome<S>,
 }
 
 /// How a segment ended.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
+pub enum Outcome<S = Vec<Span>> {
     /// With text, empty where nobody spoke.
     Transcribed {
         /// ISO 639-1 code of the language it was decoded in.
@@ -34,7 +35,7 @@ pub enum Outcome {
         /// The whole text.
         text: String,
         /// The text in the pieces the model marked with times.
-        spans: Vec<Span>,
+        spans: S,
         /// The weights that made it.
         model: String,
         /// Milliseconds of model time.
@@ -73,10 +74,32 @@ impl Segment {
         Some(Segment { channel, index, start_ms, end_ms, round, event_id, occurred_at, outcome })
     }
 
+    /// The pieces with times; none for a failed segment.
+    pub fn spans(&self) -> &[Span] {
+        match &self.outcome {
+            Outcome::Transcribed { spans, .. } => spans,
+            Outcome::Failed { .. } => &[],
+        }
+    }
+}
+
+impl<S> Segment<S> {
+    /// Puts something else in the place of the spans.
+    pub fn with_spans<T>(self, of: impl FnOnce(S) -> T) -> Segment<T> {
+        let Segment { channel, index, start_ms, end_ms, round, event_id, occurred_at, outcome } = self;
+        let outcome = match outcome {
+            Outcome::Transcribed { language, text, spans, model, infer_ms } => {
+                Outcome::Transcribed { language, text, spans: of(spans), model, infer_ms }
+            }
+            Outcome::Failed { cause, attempts } => Outcome::Failed { cause, attempts },
+        };
+        Segment { channel, index, start_ms, end_ms, round, event_id, occurred_at, outcome }
+    }
+
     /// Says whether this outcome counts more than `other`, an outcome of the same segment: higher round, then
     /// success over failure, then event id.
-    pub fn beats(&self, other: &Segment) -> bool {
-        let weight = |s: &Segment| (s.round, s.is_transcribed(), s.event_id);
+    pub fn beats(&self, other: &Segment<S>) -> bool {
+        let weight = |s: &Segment<S>| (s.round, s.is_transcribed(), s.event_id);
         weight(self) > weight(other)
     }
 
@@ -103,14 +126,6 @@ impl Segment {
         match &self.outcome {
             Outcome::Transcribed { language, .. } => Some(language),
             Outcome::Failed { .. } => None,
-        }
-    }
-
-    /// The pieces with times; none for a failed segment.
-    pub fn spans(&self) -> &[Span] {
-        match &self.outcome {
-            Outcome::Transcribed { spans, .. } => spans,
-            Outcome::Failed { .. } => &[],
         }
     }
 }

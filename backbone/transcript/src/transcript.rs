@@ -1,15 +1,16 @@
 //! A transcript: the segments of one recording in one generation, in order.
 
-use events::{Cause, Channels, RecordingId, Task};
+use events::{Cause, Channels, RecordingId, Span, Task};
 
 use crate::generation::{GenerationFacts, State, Status};
 use crate::language;
 use crate::recording::RecordingFacts;
 use crate::segment::Segment;
 
-/// What readers get. The renderings in [`format`](mod@crate::format) and [`openai`](crate::openai) start from it.
+/// What readers get. The renderings in [`format`](mod@crate::format) and [`openai`](crate::openai) start from it. `S` stands for
+/// the spans of a segment, as in [`Segment`].
 #[derive(Clone, Debug, PartialEq)]
-pub struct Transcript {
+pub struct Transcript<S = Vec<Span>> {
     /// The recording.
     pub recording: RecordingId,
     /// The name the sender gave it.
@@ -33,10 +34,10 @@ pub struct Transcript {
     /// Where reading stopped in milliseconds, if the file broke midway, and why.
     pub truncated: Option<(u64, String)>,
     /// The segments, by start, channel and index.
-    pub segments: Vec<Segment>,
+    pub segments: Vec<Segment<S>>,
 }
 
-impl Transcript {
+impl<S> Transcript<S> {
     /// Puts a transcript together. `segments` may come in any order.
     pub fn new(
         recording: RecordingId,
@@ -44,8 +45,8 @@ impl Transcript {
         generation: u32,
         facts: &GenerationFacts,
         state: State,
-        mut segments: Vec<Segment>,
-    ) -> Transcript {
+        mut segments: Vec<Segment<S>>,
+    ) -> Transcript<S> {
         segments.sort_by_key(|segment| (segment.start_ms, segment.channel, segment.index));
         let settings = facts.requested.as_ref().map(|known| &known.fact.settings);
         let truncated = facts.decoded().and_then(|decoded| {
@@ -90,7 +91,7 @@ impl Transcript {
 }
 
 /// Joins the texts of segments, with a space where their language has spaces.
-pub(crate) fn join<'a>(segments: impl IntoIterator<Item = &'a Segment>) -> String {
+pub(crate) fn join<'a, S: 'a>(segments: impl IntoIterator<Item = &'a Segment<S>>) -> String {
     let mut text = String::new();
     for segment in segments {
         let more = segment.text().trim();

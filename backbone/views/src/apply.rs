@@ -95,8 +95,8 @@ async fn apply(pool: &PgPool, batch: Vec<Entry>) -> Result<Applied, Error> {
         .iter()
         .filter(|entry| fresh.contains(&entry.head.event_id) && seen.insert(entry.head.event_id))
         .collect();
-    let envelopes: Vec<&Envelope> = fresh.iter().filter_map(|entry| entry.envelope()).collect();
-    let deleted = fold(&mut transaction, &serving, &envelopes).await?;
+    let envelopes: Vec<&Envelope> = fresh.iter().filter_map(|entry| entry.lean()).collect();
+    let deleted = fold(&mut transaction, &serving, fresh.iter().copied()).await?;
     forget_in_old_versions(&mut transaction, &envelopes).await?;
     let (kept, unwanted) = split_deleted(&mut transaction, &serving, &fresh, &deleted).await?;
     insert_archive(&mut transaction, &kept).await?;
@@ -178,7 +178,7 @@ async fn split_deleted<'a>(
     // The fold has not looked at what it does not understand.
     let unknown: Vec<Uuid> = fresh
         .iter()
-        .filter(|entry| entry.envelope().is_none())
+        .filter(|entry| entry.lean().is_none())
         .map(|entry| entry.head.recording.as_uuid())
         .collect();
     let mut deleted = deleted.clone();

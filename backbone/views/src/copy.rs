@@ -64,8 +64,8 @@ impl Rows {
     fn put(&mut self, value: Option<&[u8]>) -> &mut Rows {
         // No event is near the two gigabytes that a field can have.
         let len = value.map_or(-1, |value| i32::try_from(value.len()).unwrap_or(i32::MAX));
-        self.bytes.extend(len.to_be_bytes());
-        self.bytes.extend(value.unwrap_or_default());
+        self.bytes.extend_from_slice(&len.to_be_bytes());
+        self.bytes.extend_from_slice(value.unwrap_or_default());
         self
     }
 

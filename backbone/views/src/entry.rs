@@ -1,18 +1,35 @@
 //! One entry of a shard's log, as it is folded and archived.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use events::{CodecError, Decoded, Envelope, Event, EventId, RecordingId, Shard};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
+use transcript::spans;
+
+use crate::fold::to_json;
 
 /// An entry that was read: its place, its bytes, and the event it holds, if this release knows the type. Cheap to clone.
+///
+/// Of a segment, the words are most of the bytes, and tables hold them as they are written: they are not made into values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     pub(crate) head: Arc<Head>,
     pub(crate) json: Arc<str>,
-    envelope: Option<Arc<Envelope>>,
+    /// The event, without the spans of a segment.
+    lean: Option<Arc<Envelope>>,
+    spans: Text,
+}
+
+/// The JSON of a segment's spans.
+#[derive(Clone, Debug, PartialEq)]
+enum Text {
+    /// Part of the entry's own.
+    Within(Range<usize>),
+    /// Written anew.
+    Own(Arc<str>),
 }
 
 /// What every event says of itself, whatever its type.
@@ -89,25 +106,40 @@ impl Entry {
     /// [`EntryError::Newer`] must be waited out; the others never get better.
     pub fn read(shard: Shard, seq: u64, json: &[u8]) -> Result<Entry, EntryError> {
         let text = std::str::from_utf8(json).map_err(|_| malformed("the bytes are not UTF-8"))?;
-        let (mut head, envelope) = match events::decode_versioned(json)? {
-            (Decoded::Known(envelope), version) => (Head::of(&envelope, version), Some(envelope)),
-            (Decoded::UnknownType { .. }, _) => {
-                (serde_json::from_slice(json).map_err(CodecError::from)?, None)
-            }
-            (Decoded::NewerVersion { kind, version }, _) => return Err(EntryError::Newer { kind, version }),
+        let lean = events::decode_lean(text)?;
+        let (mut head, envelope) = match lean.decoded {
+            Decoded::Known(envelope) => (Head::of(&envelope, lean.version), Some(envelope)),
+            Decoded::UnknownType { .. } => (serde_json::from_str(text).map_err(CodecError::from)?, None),
+            Decoded::NewerVersion { kind, version } => return Err(EntryError::Newer { kind, version }),
         };
-        let envelope = envelope.map(|mut envelope| {
+        let has_nul = text.contains("\\u0000");
+        let mut envelope = match envelope {
+            Some(_) if has_nul => Some(without_nul(text)?),
+            envelope => envelope,
+        };
+        let spans = match (lean.spans.filter(|_| !has_nul), envelope.as_mut().map(|of| &mut of.event)) {
+            (Some(written), _) => {
+                spans::check(written).map_err(CodecError::from)?;
+                let from = written.as_ptr().addr() - text.as_ptr().addr();
+                Text::Within(from..from + written.len())
+            }
+            (None, Some(Event::SegmentTranscribed(segment))) => {
+                Text::Own(to_json(&std::mem::take(&mut segment.spans)).into())
+            }
+            (None, _) => Text::Within(0..0),
+        };
+        let lean = envelope.map(|mut envelope| {
             (envelope.shard, envelope.seq) = (shard, Some(seq));
-            Arc::new(without_nul(*envelope, text))
+            Arc::new(*envelope)
         });
-        let largest = envelope.as_ref().map_or(0, |envelope| largest(&envelope.event));
+        let largest = lean.as_ref().map_or(0, |envelope| largest(&envelope.event));
         if largest > NUMBER_MAX || i64::try_from(seq).is_err() {
             return Err(EntryError::Range { kind: head.kind, number: largest.max(seq) });
         }
         head.tenant = head.tenant.replace('\0', "\u{fffd}");
         head.kind = head.kind.replace('\0', "\u{fffd}");
         (head.shard, head.seq) = (shard.0, seq as i64);
-        Ok(Entry { head: Arc::new(head), json: text.into(), envelope })
+        Ok(Entry { head: Arc::new(head), json: text.into(), lean, spans })
     }
 
     /// Makes the entry of an event that has its seq.
@@ -118,9 +150,26 @@ impl Entry {
         Entry::read(envelope.shard, envelope.seq.unwrap_or(u64::MAX), events::encode(envelope)?.as_bytes())
     }
 
-    /// The event; `None` for a type that this release does not know.
-    pub fn envelope(&self) -> Option<&Envelope> {
-        self.envelope.as_deref()
+    /// Returns the event, read anew with all its spans; `None` for a type that this release does not know.
+    pub fn envelope(&self) -> Option<Envelope> {
+        let mut envelope = self.lean()?.clone();
+        if let Event::SegmentTranscribed(segment) = &mut envelope.event {
+            segment.spans = serde_json::from_str(self.spans()).expect("they were checked when this was made");
+        }
+        Some(envelope)
+    }
+
+    /// The event without the spans of a segment; `None` for a type that this release does not know.
+    pub(crate) fn lean(&self) -> Option<&Envelope> {
+        self.lean.as_deref()
+    }
+
+    /// The spans of a segment as JSON; nothing for other events.
+    pub(crate) fn spans(&self) -> &str {
+        match &self.spans {
+            Text::Within(range) => &self.json[range.clone()],
+            Text::Own(json) => json,
+        }
     }
 
     /// The event's identity.
@@ -147,15 +196,20 @@ impl Entry {
     pub fn recording(&self) -> RecordingId {
         self.head.recording
     }
+
+    /// When that was submitted.
+    pub fn submitted_at(&self) -> Timestamp {
+        self.head.submitted_at
+    }
 }
 
 fn malformed(what: &str) -> CodecError {
     CodecError::Malformed(serde::de::Error::custom(what))
 }
 
-/// Replaces the character NUL, which JSON can carry and PostgreSQL cannot store. The archive keeps the bytes as they
-/// came.
-fn without_nul(envelope: Envelope, json: &str) -> Envelope {
+/// Reads an event of a known type without the character NUL, which JSON can carry and PostgreSQL cannot store. The archive
+/// keeps the bytes as they came.
+fn without_nul(json: &str) -> Result<Box<Envelope>, CodecError> {
     fn clean(value: &mut Value) {
         match value {
             Value::String(text) => *text = text.replace('\0', "\u{fffd}"),
@@ -172,14 +226,11 @@ fn without_nul(envelope: Envelope, json: &str) -> Envelope {
             _ => {}
         }
     }
-    if !json.contains("\\u0000") {
-        return envelope;
-    }
-    let mut value: Value = serde_json::from_str(json).expect("it was decoded from the same text");
+    let mut value: Value = serde_json::from_str(json)?;
     clean(&mut value);
-    match events::decode(value.to_string().as_bytes()) {
-        Ok(Decoded::Known(cleaned)) => Envelope { shard: envelope.shard, seq: envelope.seq, ..*cleaned },
-        _ => envelope,
+    match events::decode(value.to_string().as_bytes())? {
+        Decoded::Known(envelope) => Ok(envelope),
+        _ => Err(malformed("its type is known only with the character NUL in it")),
     }
 }
 

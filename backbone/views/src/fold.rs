@@ -14,6 +14,7 @@ use transcript::recording::concerns_generation;
 use transcript::{GenerationFacts, RecordingFacts, Segment, State, Tally};
 use uuid::Uuid;
 
+use crate::entry::Entry;
 use crate::error::Error;
 use crate::schema::Schema;
 use crate::segments;
@@ -35,19 +36,21 @@ pub(crate) struct Touched {
 /// Which row of `segments`: recording, generation, channel, index.
 pub(crate) type SegmentKey = (RecordingId, u32, u16, u32);
 
-/// Folds events into the tables of `schema`. Any order and any number of repeats give the same rows. Returns those of
+/// Folds the events of entries into the tables of `schema`; those that this release does not know change nothing. Any order and any number of repeats give the same rows. Returns those of
 /// their recordings that are deleted.
-pub(crate) async fn fold(
+pub(crate) async fn fold<'e>(
     connection: &mut PgConnection,
     schema: &Schema,
-    envelopes: &[&Envelope],
+    entries: impl IntoIterator<Item = &'e Entry>,
 ) -> Result<BTreeSet<RecordingId>, Error> {
-    if envelopes.is_empty() {
+    let known: Vec<(&Envelope, &str)> =
+        entries.into_iter().filter_map(|entry| Some((entry.lean()?, entry.spans()))).collect();
+    if known.is_empty() {
         return Ok(BTreeSet::new());
     }
-    let mut recordings = lock_recordings(connection, schema, envelopes).await?;
-    let mut segments: BTreeMap<SegmentKey, Segment> = BTreeMap::new();
-    for envelope in envelopes {
+    let mut recordings = lock_recordings(connection, schema, &known).await?;
+    let mut segments: BTreeMap<SegmentKey, Segment<&str>> = BTreeMap::new();
+    for (envelope, spans) in known {
         let recording = recordings.get_mut(&envelope.recording).expect("every recording was locked");
         recording.facts.absorb(envelope);
         if !concerns_generation(&envelope.event) {
@@ -57,6 +60,7 @@ pub(crate) async fn fold(
         let unknown = || (GenerationFacts::default(), GenerationFacts::default().state(&Tally::default()));
         recording.generations.entry(envelope.generation).or_insert_with(unknown).0.absorb(envelope);
         if let Some(segment) = Segment::of(envelope) {
+            let segment = segment.with_spans(|_| spans);
             let key = (envelope.recording, envelope.generation, segment.channel, segment.index);
             if segments.get(&key).is_none_or(|there| segment.beats(there)) {
                 segments.insert(key, segment);
@@ -84,10 +88,10 @@ pub(crate) async fn fold(
 async fn lock_recordings(
     connection: &mut PgConnection,
     schema: &Schema,
-    envelopes: &[&Envelope],
+    known: &[(&Envelope, &str)],
 ) -> Result<BTreeMap<RecordingId, Touched>, Error> {
     let mut recordings: BTreeMap<RecordingId, Touched> = BTreeMap::new();
-    for envelope in envelopes {
+    for (envelope, _) in known {
         recordings.entry(envelope.recording).or_insert_with(|| Touched {
             submitted_at: At::submitted(envelope),
             tenant: envelope.tenant.as_str().to_owned(),

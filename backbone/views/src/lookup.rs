@@ -1,9 +1,15 @@
 //! Questions by key, asked thousands of times a second on connections of their own: not tested before and after each use,
-//! as a pool does, and not planned anew each time.
+//! and not planned anew each time.
 //!
 //! A server that restarted has closed the idle ones. A question that finds that out is asked again on the next one and
 //! in the end on a new one, so it fails no more often than on a connection that was tested first. Questions change
 //! nothing, so one whose answer was lost may be asked again.
+//!
+//! No pool of a library does this. That of `sqlx` pings a connection whenever it comes back, whatever its options say, and
+//! spawns a task for it: a second round trip for each question of one. General pools (`deadpool`, `bb8`) take back a
+//! connection whose question was given up in the middle, with the rest of its answer still to come; to keep it from the
+//! next question they must be told of each one's state, and then what is left of them is the list and the semaphore below.
+//! Here a connection is owned by its question and comes back only with the whole answer.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

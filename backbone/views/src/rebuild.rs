@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use events::{Envelope, RecordingId, Shard};
+use events::{RecordingId, Shard};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
 use crate::archive::{self, signed};
@@ -153,8 +153,7 @@ impl Building {
             // What a crash of the server takes with it is folded again: the position goes with the rows.
             sqlx::query("SET LOCAL synchronous_commit TO off").execute(&mut *transaction).await?;
             building.advance(&mut transaction, shard, from, through, entries.len()).await?;
-            let envelopes: Vec<&Envelope> = entries.iter().filter_map(Entry::envelope).collect();
-            fold(&mut transaction, &building.schema, &envelopes).await?;
+            fold(&mut transaction, &building.schema, &entries).await?;
             Ok(transaction.commit().await?)
         });
         folding.await.unwrap_or_else(|error| Err(Error::Task(error.to_string())))
@@ -183,8 +182,7 @@ impl Building {
             if query.fetch_optional(&mut *transaction).await?.is_none() {
                 return Err(Error::Taken(building.schema));
             }
-            let envelopes: Vec<&Envelope> = entries.iter().filter_map(Entry::envelope).collect();
-            fold(&mut transaction, &building.schema, &envelopes).await?;
+            fold(&mut transaction, &building.schema, &entries).await?;
             Ok(transaction.commit().await?)
         });
         folding.await.unwrap_or_else(|error| Err(Error::Task(error.to_string())))
@@ -385,10 +383,9 @@ impl Building {
         if entries.len() as i64 >= TAIL_LEN_MAX {
             return Ok(None);
         }
-        let envelopes: Vec<&Envelope> = entries.iter().filter_map(Entry::envelope).collect();
-        fold(connection, &self.schema, &envelopes).await?;
-        let of = |envelope: &&Envelope| (envelope.recording, envelope.submitted_at);
-        Ok(Some(envelopes.iter().map(of).collect()))
+        fold(connection, &self.schema, &entries).await?;
+        let known = entries.iter().filter(|entry| entry.lean().is_some());
+        Ok(Some(known.map(|entry| (entry.recording(), entry.submitted_at())).collect()))
     }
 }
 

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::copy::{self, Rows};
 use crate::error::Error;
-use crate::fold::{SegmentKey, Touched, to_json};
+use crate::fold::{SegmentKey, Touched};
 use crate::schema::Schema;
 use crate::time::At;
 
@@ -18,7 +18,7 @@ pub(crate) async fn write(
     connection: &mut PgConnection,
     schema: &Schema,
     recordings: &BTreeMap<RecordingId, Touched>,
-    segments: BTreeMap<SegmentKey, Segment>,
+    segments: BTreeMap<SegmentKey, Segment<&str>>,
 ) -> Result<(), Error> {
     if segments.len() <= copy::FEW {
         return upsert(connection, schema, recordings, &segments).await;
@@ -35,7 +35,7 @@ async fn find(
     connection: &mut PgConnection,
     schema: &Schema,
     recordings: &BTreeMap<RecordingId, Touched>,
-    segments: &BTreeMap<SegmentKey, Segment>,
+    segments: &BTreeMap<SegmentKey, Segment<&str>>,
 ) -> Result<BTreeSet<SegmentKey>, Error> {
     let keys: Vec<&SegmentKey> = segments.keys().filter(|key| !recordings[&key.0].is_new).collect();
     if keys.is_empty() {
@@ -65,7 +65,7 @@ async fn copy(
     connection: &mut PgConnection,
     schema: &Schema,
     recordings: &BTreeMap<RecordingId, Touched>,
-    segments: &BTreeMap<SegmentKey, Segment>,
+    segments: &BTreeMap<SegmentKey, Segment<&str>>,
 ) -> Result<(), Error> {
     if segments.is_empty() {
         return Ok(());
@@ -87,8 +87,7 @@ async fn copy(
             .bigint(signed(segment.end_ms));
         match &segment.outcome {
             Outcome::Transcribed { language, text, spans, model, infer_ms } => {
-                let spans = to_json(spans);
-                rows.text(language.as_str()).text(text.as_str()).text(spans.as_str()).text(model.as_str());
+                rows.text(language.as_str()).text(text.as_str()).text(*spans).text(model.as_str());
                 rows.bigint(signed(*infer_ms)).text(None).text(None).bigint(None);
             }
             Outcome::Failed { cause, attempts } => {
@@ -111,7 +110,7 @@ async fn upsert(
     connection: &mut PgConnection,
     schema: &Schema,
     recordings: &BTreeMap<RecordingId, Touched>,
-    segments: &BTreeMap<SegmentKey, Segment>,
+    segments: &BTreeMap<SegmentKey, Segment<&str>>,
 ) -> Result<(), Error> {
     if segments.is_empty() {
         return Ok(());
@@ -187,7 +186,7 @@ struct SegmentColumns {
 }
 
 impl SegmentColumns {
-    fn push(&mut self, key: &SegmentKey, recording: &Touched, segment: &Segment) {
+    fn push(&mut self, key: &SegmentKey, recording: &Touched, segment: &Segment<&str>) {
         let (id, generation, channel, index) = *key;
         self.submitted_at.push(recording.submitted_at);
         self.recording.push(id.as_uuid());
@@ -204,7 +203,7 @@ impl SegmentColumns {
             Outcome::Transcribed { language, text, spans, model, infer_ms } => {
                 self.language.push(Some(language.clone()));
                 self.text.push(Some(text.clone()));
-                self.spans.push(Some(to_json(spans)));
+                self.spans.push(Some((*spans).to_owned()));
                 self.model.push(Some(model.clone()));
                 self.infer_ms.push(Some(signed(*infer_ms)));
                 self.cause_code.push(None);

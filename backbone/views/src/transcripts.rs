@@ -1,9 +1,9 @@
 //! Transcripts: the segments of a recording in one generation, and the list of its generations.
 
-use events::{Activation, Cause, EventId, Lane, RecordingId, Settings, Span, Tenant};
+use events::{Activation, Cause, EventId, Lane, RecordingId, Settings, Tenant};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
-use transcript::{GenerationFacts, Outcome, RecordingFacts, Segment, State, Transcript};
+use transcript::{GenerationFacts, Outcome, RecordingFacts, Segment, Spans, State, Transcript};
 use uuid::Uuid;
 
 use crate::database::Views;
@@ -60,25 +60,25 @@ impl Views {
         self.transcript_of(recording, generation, None).await
     }
 
-    /// The same, of a recording of `tenant` alone.
+    /// The same, of a recording of `tenant` alone, with its spans in the form that the caller needs.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn tenants_transcript(
+    pub async fn tenants_transcript<S: Spans>(
         &self,
         tenant: &Tenant,
         recording: RecordingId,
         generation: Option<u32>,
-    ) -> Result<Option<Transcript>, Error> {
+    ) -> Result<Option<Transcript<S>>, Error> {
         self.transcript_of(recording, generation, Some(tenant)).await
     }
 
-    async fn transcript_of(
+    async fn transcript_of<S: Spans>(
         &self,
         recording: RecordingId,
         generation: Option<u32>,
         tenant: Option<&Tenant>,
-    ) -> Result<Option<Transcript>, Error> {
+    ) -> Result<Option<Transcript<S>>, Error> {
         let tenant = tenant.map(Tenant::as_str);
         let rows = self
             .lookups
@@ -94,7 +94,7 @@ impl Views {
         let mut segments = Vec::with_capacity(rows.len());
         for row in &rows {
             let belongs =
-                |segment: &Segment| u64::from(segment.index) < facts.segments_below(segment.channel);
+                |segment: &Segment<S>| u64::from(segment.index) < facts.segments_below(segment.channel);
             segments.extend(segment(row)?.filter(belongs));
         }
         Ok(Some(Transcript::new(recording, &about, number, &facts, state::state(first)?, segments)))
@@ -133,7 +133,7 @@ impl Views {
 }
 
 /// Reads a segment; `None` from the row of a transcription that has none yet.
-fn segment(row: &PgRow) -> Result<Option<Segment>, Error> {
+fn segment<S: Spans>(row: &PgRow) -> Result<Option<Segment<S>>, Error> {
     let Some(channel) = row.try_get::<Option<i32>, _>("channel")? else { return Ok(None) };
     let number = |column| Ok::<u64, Error>(unsigned(row.try_get(column)?));
     let small =
@@ -146,7 +146,8 @@ fn segment(row: &PgRow) -> Result<Option<Segment>, Error> {
         None => Outcome::Transcribed {
             language: row.try_get("segment_language")?,
             text: row.try_get("text")?,
-            spans: state::json::<Vec<Span>>(row, "spans")?,
+            spans: S::read(row.try_get("spans")?)
+                .map_err(|error| Error::Corrupt(format!("spans: {error}")))?,
             model: row.try_get("segment_model")?,
             infer_ms: number("infer_ms")?,
         },

@@ -193,9 +193,9 @@ impl Rebuild {
     /// While rows are compared, notes of which recordings facts were folded.
     async fn note(&self, entries: &[Entry]) {
         if matches!(self.progress.borrow().step, Step::Verify | Step::Switch) {
-            let envelopes = || entries.iter().filter_map(Entry::envelope);
-            self.unsure.lock().await.extend(envelopes().map(|of| (of.recording, of.submitted_at)));
-            self.moved.lock().await.extend(envelopes().map(|of| of.recording));
+            let recordings = || entries.iter().map(|entry| (entry.recording(), entry.submitted_at()));
+            self.unsure.lock().await.extend(recordings());
+            self.moved.lock().await.extend(recordings().map(|(id, _)| id));
         }
     }
 

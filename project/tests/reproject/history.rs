@@ -67,7 +67,7 @@ fn an_event_that_was_appended_twice_is_given_once() {
         db.apply(&entries).await;
         // As after a failover: the log has the same event again, at a later place.
         let event = entries[1].envelope().unwrap();
-        let again = streams::Message::fact(event).unwrap();
+        let again = streams::Message::fact(&event).unwrap();
         let other = writer.write(1, 0, 0, said(0, 0, "other")).await;
         let append = streams::Append {
             shard: Shard(0),
@@ -107,7 +107,7 @@ fn what_was_done_twice_is_given_as_it_was_folded() {
         let mut history = History::new(db.views.clone(), writer.log.clone(), Shard(0), 0);
         let facts = history.next(10).await.unwrap().unwrap();
         let [given] = &facts.entries[..] else { panic!("{facts:?}") };
-        assert_eq!((facts.origin, given.envelope()), (Origin::Log, Some(&folded)));
+        assert_eq!((facts.origin, given.envelope()), (Origin::Log, Some(folded)));
     });
 }
 

@@ -39,7 +39,7 @@ impl Writer {
     /// Appends all facts of a whole recording.
     pub async fn whole(&mut self, n: u32, texts: &[&str]) {
         for entry in self.shard(n).whole(n, texts) {
-            self.append(entry.envelope().expect("the type is known")).await;
+            self.append(&entry.envelope().expect("the type is known")).await;
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::{machine, page};
 use crate::up::{Up, voiceforge};
 use crate::{cargo, say, setup, stop};
 
@@ -17,25 +18,37 @@ pub fn run() -> Result<ExitCode> {
     stop::on_signal()?;
     let tools = setup::for_tests()?;
     say::title("building the programs");
-    let mut build = vec!["build", "--release"];
-    build.extend(cargo::PROGRAMS.iter().flat_map(|package| ["--package", package]));
-    cargo::run(&build)?;
+    cargo::run(&["build", "--release", "--workspace", "--bins"])?;
+    let machine = machine::describe();
     let data = std::env::temp_dir().join(format!("voiceforge-replay-latency-{}", std::process::id()));
     let mut up = Up::start(&data, &tools.models, &tools.postgres[0])?;
-    let measured = measure(&up.url, &clips(&tools.clips)?);
+    let clips = clips(&tools.clips)?;
+    let measured = measure(&up.url, &clips);
     up.stop()?;
     std::fs::remove_dir_all(&data).context("remove the deployment")?;
-    measured?;
-    Ok(ExitCode::SUCCESS)
+    let text = format!(
+        "# Live traffic beside a replay\n\nWritten by `cargo xtask bench replay-latency`.\n\nMachine: {machine}.\n\n\
+         Seconds from `voiceforge drop --wait` to the transcript, the command's own start included. {} recordings of speech \
+         are\ndropped one after the other and transcribed with tiny.en, first on a quiet deployment, then while one\n\
+         replay transcribes {} recordings again with base. One infer worker does both.\n\n\
+         | lane | alone: best, middle, worst | beside the replay: best, middle, worst | added in the middle |\n\
+         |---|---|---|---|\n{}",
+        clips.len(),
+        clips.len() * LIBRARY,
+        measured?,
+    );
+    page::write("replay-latency.md", &text)
 }
 
-fn measure(url: &str, clips: &[PathBuf]) -> Result<()> {
+/// Returns the rows of the page's table.
+fn measure(url: &str, clips: &[PathBuf]) -> Result<String> {
     say::title("making a library");
     for round in 0..LIBRARY {
         for (at, clip) in clips.iter().enumerate() {
             drop_one(url, clip, "batch", &format!("library-{round}-{at}"))?;
         }
     }
+    let mut table = String::new();
     for lane in ["rt", "batch"] {
         say::title(format_args!("{lane} lane, quiet"));
         let quiet = Times::of(url, clips, lane, "quiet")?;
@@ -51,11 +64,12 @@ fn measure(url: &str, clips: &[PathBuf]) -> Result<()> {
         );
         ask(url, &["replay", "cancel", run])?;
         say::note(&busy);
-        say::note(format_args!("added: {:.2} s in the middle", busy.median() - quiet.median()));
+        let added = busy.median() - quiet.median();
+        table += &format!("| {lane} | {quiet} | {busy} | {added:+.2} s |\n");
         // What was cancelled leaves the workers before the next lane is measured.
         ask(url, &["replay", "--run", run]).ok();
     }
-    Ok(())
+    Ok(table)
 }
 
 /// Seconds from drop to transcript, sorted.
@@ -80,12 +94,7 @@ impl Times {
 impl std::fmt::Display for Times {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (best, worst) = (self.0[0], self.0[self.0.len() - 1]);
-        write!(
-            f,
-            "{} drops: best {best:.2} s, middle {:.2} s, worst {worst:.2} s",
-            self.0.len(),
-            self.median()
-        )
+        write!(f, "{best:.2}, **{:.2}**, {worst:.2}", self.median())
     }
 }
 

@@ -175,6 +175,35 @@ fn unknown_types_and_newer_versions_are_values() {
 }
 
 #[test]
+fn a_lean_event_is_the_event_without_its_spans() {
+    for event in one_of_each() {
+        let mut envelope = envelope(event);
+        let json = encode(&envelope).unwrap();
+        let lean = decode_lean(&json).unwrap();
+        if let Event::SegmentTranscribed(segment) = &mut envelope.event {
+            let spans = std::mem::take(&mut segment.spans);
+            assert_eq!(lean.spans, Some(&*serde_json::to_string(&spans).unwrap()));
+        } else {
+            assert_eq!(lean.spans, None);
+        }
+        assert_eq!((lean.decoded, lean.version), (Decoded::Known(Box::new(envelope)), 1));
+    }
+    let segment = one_of_each().into_iter().find(|event| event.kind() == "SegmentTranscribed").unwrap();
+    let json = encode(&envelope(segment)).unwrap();
+    for other in [
+        json.replace("SegmentTranscribed", "SegmentSung"),
+        json.replace("\"version\":1", "\"version\":2"),
+        json.replace("\"spans\"", "\"spams\""),
+        json.replace("\"index\":2", "\"index\":-2"),
+    ] {
+        match (decode_lean(&other), decode(other.as_bytes())) {
+            (Ok(lean), whole) => assert_eq!((lean.decoded, lean.spans), (whole.unwrap(), None)),
+            (Err(lean), whole) => assert_eq!(lean.to_string(), whole.unwrap_err().to_string()),
+        }
+    }
+}
+
+#[test]
 fn malformed_bytes_are_errors() {
     let json = encode(&envelope(one_of_each().remove(2))).unwrap();
     for bad in

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use events::*;
-use transcript::Status;
-use views::{Filter, Search};
+use transcript::{DocumentSpans, Status, Transcript, format};
+use views::{Entry, Filter, Search};
 
 use crate::given::*;
 use crate::support::{Database, with_database};
@@ -245,8 +245,58 @@ fn a_transcript_is_its_tenants_alone() {
         db.apply(&Log::new(0).whole(2, &["Hi."])).await;
         let of =
             async |tenant: Tenant| db.views.tenants_transcript(&tenant, recording(2), None).await.unwrap();
-        assert_eq!(of(Tenant::default()).await, db.views.transcript(recording(2), None).await.unwrap());
+        let own: Option<Transcript> = of(Tenant::default()).await;
+        assert_eq!(own, db.views.transcript(recording(2), None).await.unwrap());
         assert_eq!(of("other".parse().unwrap()).await, None);
+    });
+}
+
+#[test]
+fn documents_are_the_same_with_and_without_values() {
+    with_database(|db| async move {
+        let mut log = Log::new(0);
+        let mut entries = Vec::new();
+        let odd = "\u{3000}Gr\u{f6}\u{df}e \"zwei\"\t\u{1f600} \\ / \u{0} \u{7f} \u{e000} 3.5\u{a0}\n";
+        for generation in [0, 1] {
+            let settings =
+                Settings { channels: [Channels::Mix, Channels::Each][generation as usize], ..settings() };
+            let requested = TranscriptionRequested { settings, ..requested(Activation::Manual) };
+            entries.push(log.envelope(2, generation, 0, requested));
+            for channel in [0, 1] {
+                let mut plain = said(channel, 0, "Plain words, all of them.");
+                plain.spans[0].no_speech_prob = 1.25e-12;
+                plain.spans[0].words[0].probability = f32::MIN_POSITIVE;
+                entries.push(log.envelope(2, generation, 0, plain));
+                let mut strange = said(channel, 1, odd);
+                strange.spans.push(Span { text: odd.into(), words: Vec::new(), ..strange.spans[0].clone() });
+                strange.spans[1].start_ms = u64::from(u32::MAX) * 1_000;
+                strange.spans[1].compression_ratio = f32::MAX;
+                strange.spans[1].avg_logprob = -0.0;
+                entries.push(log.envelope(2, generation, 0, strange));
+                let cause = Cause::new("model_failed", odd);
+                let failed =
+                    SegmentFailed { channel, index: 2, start_ms: 20_000, end_ms: 21_000, cause, attempts: 3 };
+                entries.push(log.envelope(2, generation, 0, failed));
+                entries.push(log.envelope(
+                    2,
+                    generation,
+                    0,
+                    SegmentTranscribed { index: 3, spans: Vec::new(), ..said(channel, 3, "") },
+                ));
+            }
+            entries.push(log.envelope(2, generation, 0, decoded(&[4, 4])));
+        }
+        db.apply(&entries.iter().map(|of| Entry::of(of).unwrap()).collect::<Vec<_>>()).await;
+        for generation in [None, Some(0), Some(1)] {
+            let values = db.views.transcript(recording(2), generation).await.unwrap().unwrap();
+            let tenant = Tenant::default();
+            let quick = db.views.tenants_transcript::<DocumentSpans>(&tenant, recording(2), generation);
+            let quick = format::json(&quick.await.unwrap().unwrap());
+            assert_eq!(quick, format::json(&values));
+            let read: serde_json::Value = serde_json::from_str(&quick).unwrap();
+            assert_eq!(read["segments"].as_array().unwrap().len(), 8);
+            assert_eq!(read["segments"][2]["spans"][1]["text"], odd.replace('\0', "\u{fffd}").trim());
+        }
     });
 }
 
