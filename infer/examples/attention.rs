@@ -1,6 +1,6 @@
 //! Measures attention on this machine: GFLOP/s and GB/s, median of many runs, beside the peak of each instruction set.
 //!
-//! `cargo run --release -p infer --example attention -- [THREADS]`
+//! `cargo run --release -p infer --example attention -- [THREADS [ISA]]`
 
 use std::time::Instant;
 
@@ -17,12 +17,13 @@ const MODELS: [(&str, usize, usize); 2] = [("tiny", 6, 4), ("base", 8, 6)];
 
 fn main() -> anyhow::Result<()> {
     let threads = std::env::args().nth(1).map_or(Ok(2), |threads| threads.parse())?;
+    let isa = std::env::args().nth(2);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
     let split = |tasks: usize, task: &(dyn Fn(usize) + Sync)| match threads {
         1 => (0..tasks).for_each(task),
         _ => pool.install(|| (0..tasks).into_par_iter().with_max_len(1).for_each(task)),
     };
-    for isa in Isa::available(64) {
+    for isa in Isa::available(64).filter(|one| isa.as_ref().is_none_or(|isa| isa == one.name())) {
         println!("{} on {threads} threads", isa.name());
         for (model, count, layers) in MODELS {
             for arithmetic in [Arithmetic::Exact, Arithmetic::Fast] {

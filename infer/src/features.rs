@@ -1,9 +1,9 @@
 //! The log-mel spectrogram of openai/whisper: 25 ms Hann windows every 10 ms, 80 or 128 Slaney mel
 //! bands, log10 clamped to 8 below the loudest value of the segment, then (x + 4) / 4.
 
-use std::sync::Arc;
+mod spectrum;
 
-use realfft::{RealFftPlanner, RealToComplex, num_complex::Complex32};
+use spectrum::{BINS, LANES, SAMPLES, Scratch, Transform};
 
 /// Samples a second that the model hears.
 pub const SAMPLE_RATE: usize = 16_000;
@@ -12,22 +12,13 @@ pub const HOP: usize = 160;
 /// Frames of a window of the model: 30 s.
 pub const WINDOW_FRAMES: usize = 3_000;
 
-/// Samples under one Fourier transform: 25 ms.
-const FFT: usize = 400;
-const BINS: usize = FFT / 2 + 1;
-
 /// Computes spectrograms with a fixed number of mel bands.
 pub struct Features {
     mels: usize,
-    window: Vec<f32>,
-    bands: Vec<Band>,
-    fft: Arc<dyn RealToComplex<f32>>,
-}
-
-/// One mel filter: the bins it covers, so that zeros are not multiplied.
-struct Band {
-    first: usize,
-    weights: Vec<f32>,
+    window: [f32; SAMPLES],
+    /// For each mel filter the first bin that it covers and its weights from there, so that zeros are not multiplied.
+    bands: Vec<(usize, Vec<f32>)>,
+    transform: Transform,
 }
 
 /// Frames of one segment.
@@ -40,10 +31,10 @@ pub struct Mel {
 impl Features {
     /// Prepares filters for `mels` bands (80, or 128 for large-v3 and turbo).
     pub fn new(mels: usize) -> Features {
-        let window = (0..FFT)
-            .map(|i| (0.5 - 0.5 * (2.0 * std::f64::consts::PI * i as f64 / FFT as f64).cos()) as f32)
-            .collect();
-        Features { mels, window, bands: mel_bands(mels), fft: RealFftPlanner::new().plan_fft_forward(FFT) }
+        let window = std::array::from_fn(|i| {
+            (0.5 - 0.5 * (std::f64::consts::TAU * i as f64 / SAMPLES as f64).cos()) as f32
+        });
+        Features { mels, window, bands: mel_bands(mels), transform: Transform::new() }
     }
 
     /// Computes the frames that lie wholly inside the samples' duration: one for each full 10 ms.
@@ -56,29 +47,29 @@ impl Features {
         let heard = frames + 1;
         let signal = padded(pcm, heard);
         let mut values = vec![0.0; self.mels * frames];
-        let mut loudest = f32::NEG_INFINITY;
-        let mut input = self.fft.make_input_vec();
-        let mut spectrum = self.fft.make_output_vec();
-        let mut scratch = self.fft.make_scratch_vec();
-        let mut power = [0.0f32; BINS];
-        for frame in 0..heard {
-            for ((x, sample), weight) in input.iter_mut().zip(&signal[frame * HOP..]).zip(&self.window) {
-                *x = sample * weight;
+        let mut loudest = [f32::NEG_INFINITY; LANES];
+        let mut scratch = Scratch::new();
+        let mut bands = vec![[0.0; LANES]; self.mels];
+        for first in (0..heard).step_by(LANES) {
+            for lane in 0..LANES {
+                let frame = &signal[(first + lane) * HOP..][..SAMPLES];
+                let pairs = frame.as_chunks::<2>().0.iter().zip(self.window.as_chunks::<2>().0);
+                for (to, (samples, weights)) in scratch.samples.iter_mut().zip(pairs) {
+                    to[0][lane] = samples[0] * weights[0];
+                    to[1][lane] = samples[1] * weights[1];
+                }
             }
-            self.fft
-                .process_with_scratch(&mut input, &mut spectrum, &mut scratch)
-                .expect("the buffers were made by this plan");
-            power.iter_mut().zip(&spectrum).for_each(|(power, bin): (_, &Complex32)| *power = bin.norm_sqr());
-            for (mel, band) in self.bands.iter().enumerate() {
-                let energy: f32 =
-                    band.weights.iter().zip(&power[band.first..]).map(|(weight, power)| weight * power).sum();
-                let value = energy.max(1e-10).log10();
-                loudest = loudest.max(value);
-                if frame < frames {
-                    values[mel * frames + frame] = value;
+            spectrum::power(&self.transform, &mut scratch);
+            spectrum::bands(&self.bands, &scratch.power, &mut bands);
+            let kept = frames.saturating_sub(first).min(LANES);
+            for (mel, band) in bands.iter().enumerate() {
+                loudest.iter_mut().zip(band).for_each(|(loudest, x)| *loudest = loudest.max(*x));
+                if kept > 0 {
+                    values[mel * frames + first..][..kept].copy_from_slice(&band[..kept]);
                 }
             }
         }
+        let loudest = loudest.into_iter().fold(f32::NEG_INFINITY, f32::max);
         values.iter_mut().for_each(|x| *x = (x.max(loudest - 8.0) + 4.0) / 4.0);
         Mel { values, frames }
     }
@@ -110,18 +101,22 @@ impl Mel {
     }
 }
 
-/// Samples as f32 in -1..1, mirrored for half a transform before the first and silent behind the last,
-/// long enough for `frames` frames.
+/// Samples as f32 in -1..1, mirrored for half a transform before the first and silent behind the last, long enough for
+/// `frames` frames and those that share their transform.
 fn padded(pcm: &[i16], frames: usize) -> Vec<f32> {
-    let half = FFT / 2;
-    let sample = |i: usize| pcm.get(i).map_or(0.0, |x| f32::from(*x) / 32_768.0);
-    let length = frames * HOP + FFT;
-    (0..length).map(|i| sample(i.abs_diff(half))).collect()
+    let half = SAMPLES / 2;
+    let sample = |x: i16| f32::from(x) / 32_768.0;
+    let length = frames.next_multiple_of(LANES) * HOP + SAMPLES;
+    let mut padded = Vec::with_capacity(length);
+    padded.extend((0..half).map(|i| pcm.get(half - i).map_or(0.0, |x| sample(*x))));
+    padded.extend(pcm.iter().take(length - half).map(|x| sample(*x)));
+    padded.resize(length, 0.0);
+    padded
 }
 
 /// Slaney's mel filters over 0..8 kHz, each scaled to constant energy: librosa's defaults, which openai
 /// stored in its `mel_filters.npz`.
-fn mel_bands(mels: usize) -> Vec<Band> {
+fn mel_bands(mels: usize) -> Vec<(usize, Vec<f32>)> {
     const HZ_PER_MEL: f64 = 200.0 / 3.0;
     const LOG_START_HZ: f64 = 1_000.0;
     const LOG_START_MEL: f64 = LOG_START_HZ / HZ_PER_MEL;
@@ -135,7 +130,7 @@ fn mel_bands(mels: usize) -> Vec<Band> {
     };
     let top = LOG_START_MEL + (SAMPLE_RATE as f64 / 2.0 / LOG_START_HZ).ln() / log_step;
     let edges: Vec<f64> = (0..mels + 2).map(|i| hz(top * i as f64 / (mels + 1) as f64)).collect();
-    let bin_hz = SAMPLE_RATE as f64 / FFT as f64;
+    let bin_hz = SAMPLE_RATE as f64 / SAMPLES as f64;
     edges
         .windows(3)
         .map(|edge| {
@@ -147,7 +142,7 @@ fn mel_bands(mels: usize) -> Vec<Band> {
             };
             let first = (0..BINS).find(|bin| weight(*bin) > 0.0).unwrap_or(0);
             let end = (first..BINS).rev().find(|bin| weight(*bin) > 0.0).map_or(first, |bin| bin + 1);
-            Band { first, weights: (first..end).map(weight).collect() }
+            (first, (first..end).map(weight).collect())
         })
         .collect()
 }
