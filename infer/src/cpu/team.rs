@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 /// How long a thread looks for the next part before it sleeps.
@@ -27,7 +27,10 @@ type Work<'a> = dyn Fn(usize, usize) + Sync + 'a;
 pub struct Team {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
-    one_owner: PhantomData<Cell<()>>,
+    /// The processor of the owner, and which thread that is: it is known when it first gives work. The cell keeps the
+    /// team from being `Sync`.
+    processor: Option<usize>,
+    owner: Cell<Option<ThreadId>>,
 }
 
 struct Shared {
@@ -59,7 +62,8 @@ unsafe impl Send for Shared {}
 
 impl Team {
     /// Starts a team of `threads` (at least 1, the owner included). Where it fills the processors that this process may
-    /// use, each further thread is bound to one of them.
+    /// use, each thread is bound to one of them: the owner's when it first gives work, since a thread that is free to
+    /// move may stay where another is bound.
     pub fn new(threads: usize) -> Team {
         let others = threads.max(1) - 1;
         let shared = Arc::new(Shared {
@@ -86,7 +90,8 @@ impl Team {
                     .ok()
             })
             .collect();
-        Team { shared, threads, one_owner: PhantomData }
+        let processor = (others > 0 && processors.len() == others + 1).then(|| processors[0]);
+        Team { shared, threads, processor, owner: Cell::new(None) }
     }
 
     /// Threads, the owner included. The first argument of the work is below this number.
@@ -100,6 +105,10 @@ impl Team {
         if self.threads.is_empty() || tasks <= 1 {
             (0..tasks).for_each(|task| work(0, task));
             return;
+        }
+        if self.owner.get() != Some(thread::current().id()) {
+            self.owner.set(Some(thread::current().id()));
+            bind(self.processor);
         }
         let shared = &*self.shared;
         // SAFETY: only the lifetime changes. `leave` below does not return before every thread has left the part, and
