@@ -1,4 +1,4 @@
-//! Measures attention on this machine: GFLOP/s and GB/s, median of many runs, beside the peak of each instruction set.
+//! Measures attention on this machine, with each instruction set: GFLOP/s and GB/s, from the median of many runs.
 //!
 //! `cargo run --release -p infer --example attention -- [THREADS [ISA]]`
 

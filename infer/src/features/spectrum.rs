@@ -182,8 +182,8 @@ fn butterfly<N: Numbers, const R: usize>(x: &mut [[N; 2]; R]) {
         }
         5 => {
             // Cosines and sines of one and two fifths of a turn.
-            const COS: [f32; 2] = [0.309_016_99, -0.809_017];
-            const SIN: [f32; 2] = [0.951_056_5, 0.587_785_25];
+            const COS: [f32; 2] = [0.309_017, -0.809_017];
+            const SIN: [f32; 2] = [0.951_056_54, 0.587_785_24];
             let zero = x[0];
             let (outer, inner) = ([add(x[1], x[4]), sub(x[1], x[4])], [add(x[2], x[3]), sub(x[2], x[3])]);
             x[0] = add(zero, add(outer[0], inner[0]));

@@ -270,28 +270,38 @@ fn max_of(row: &[f32]) -> f32 {
 #[target_feature(enable = "avx512f")]
 fn exponentiate_f32(row: &mut [f32], count: usize) -> f32 {
     let max = _mm512_set1_ps(max_of(&row[..count]));
-    let round = _mm512_set1_ps(ROUND);
     let mut sum = _mm512_setzero_ps();
-    for (tile, scores) in row.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-        // SAFETY: a tile is 16 elements.
-        let x = _mm512_sub_ps(unsafe { _mm512_loadu_ps(scores.as_ptr()) }, max);
-        let x = _mm512_max_ps(x, _mm512_set1_ps(-86.0));
-        let shifted = _mm512_fmadd_ps(x, _mm512_set1_ps(std::f32::consts::LOG2_E), round);
-        let power = _mm512_sub_ps(shifted, round);
-        let rest = _mm512_fmadd_ps(power, _mm512_set1_ps(-0.693_359_4), x);
-        let rest = _mm512_fmadd_ps(power, _mm512_set1_ps(2.121_944_4e-4), rest);
-        let mut poly = _mm512_set1_ps(EXP[0]);
-        for coefficient in &EXP[1..] {
-            poly = _mm512_fmadd_ps(poly, rest, _mm512_set1_ps(*coefficient));
-        }
-        let mantissa = _mm512_fmadd_ps(poly, _mm512_mul_ps(rest, rest), rest);
-        let mantissa = _mm512_add_ps(mantissa, _mm512_set1_ps(1.0));
-        let exponential = _mm512_maskz_mov_ps(lanes_below(count, tile), times_power(mantissa, shifted));
-        sum = _mm512_add_ps(sum, exponential);
-        // SAFETY: a tile is 16 elements.
-        unsafe { _mm512_storeu_ps(scores.as_mut_ptr(), exponential) };
+    let (full, rest) = row.as_chunks_mut::<LANES>().0.split_at_mut(count / LANES);
+    for scores in full {
+        sum = _mm512_add_ps(sum, exponentiate_tile_f32(scores, max, !0));
     }
-    total(sum)
+    for (tile, scores) in rest.iter_mut().enumerate() {
+        sum = _mm512_add_ps(sum, exponentiate_tile_f32(scores, max, lanes_below(count % LANES, tile)));
+    }
+    _mm512_reduce_add_ps(sum)
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn exponentiate_tile_f32(scores: &mut [f32; LANES], max: __m512, lanes: __mmask16) -> __m512 {
+    let round = _mm512_set1_ps(ROUND);
+    // SAFETY: a tile is 16 elements.
+    let x = _mm512_sub_ps(unsafe { _mm512_loadu_ps(scores.as_ptr()) }, max);
+    let x = _mm512_max_ps(x, _mm512_set1_ps(-86.0));
+    let shifted = _mm512_fmadd_ps(x, _mm512_set1_ps(std::f32::consts::LOG2_E), round);
+    let power = _mm512_sub_ps(shifted, round);
+    let rest = _mm512_fmadd_ps(power, _mm512_set1_ps(-0.693_359_4), x);
+    let rest = _mm512_fmadd_ps(power, _mm512_set1_ps(2.121_944_4e-4), rest);
+    let mut poly = _mm512_set1_ps(EXP[0]);
+    for coefficient in &EXP[1..] {
+        poly = _mm512_fmadd_ps(poly, rest, _mm512_set1_ps(*coefficient));
+    }
+    let mantissa = _mm512_fmadd_ps(poly, _mm512_mul_ps(rest, rest), rest);
+    let mantissa = _mm512_add_ps(mantissa, _mm512_set1_ps(1.0));
+    let exponential = _mm512_maskz_mov_ps(lanes, times_power(mantissa, shifted));
+    // SAFETY: a tile is 16 elements.
+    unsafe { _mm512_storeu_ps(scores.as_mut_ptr(), exponential) };
+    exponential
 }
 
 #[target_feature(enable = "avx512f,avx512bf16,avx512vl")]
@@ -299,18 +309,32 @@ fn exponentiate_bf16(row: &mut [f32], count: usize, factor: f32) -> f32 {
     let max = max_of(&row[..count]);
     let (factor, shift) = (_mm512_set1_ps(factor), _mm512_set1_ps(-max * factor));
     let mut sum = _mm512_setzero_ps();
-    let scores = row.as_mut_ptr();
-    for tile in 0..row.len() / LANES {
-        // SAFETY: tile `tile` of the row.
-        let x = unsafe { _mm512_loadu_ps(scores.add(tile * LANES)) };
-        let exponential = exp2(_mm512_fmadd_ps(x, factor, shift));
-        let exponential = _mm512_maskz_mov_ps(lanes_below(count, tile), exponential);
-        sum = _mm512_add_ps(sum, exponential);
-        let words = bf16_bits(_mm512_cvtneps_pbh(exponential));
-        // SAFETY: the eight words of the tile, behind every tile that is still to be read.
-        unsafe { _mm256_storeu_si256(scores.add(tile * LANES / 2).cast(), words) };
+    for tile in 0..count / LANES {
+        sum = _mm512_add_ps(sum, exponentiate_tile_bf16(row, tile, factor, shift, !0));
     }
-    total(sum)
+    for tile in count / LANES..row.len() / LANES {
+        sum = _mm512_add_ps(sum, exponentiate_tile_bf16(row, tile, factor, shift, lanes_below(count, tile)));
+    }
+    _mm512_reduce_add_ps(sum)
+}
+
+#[target_feature(enable = "avx512f,avx512bf16,avx512vl")]
+#[inline]
+fn exponentiate_tile_bf16(
+    row: &mut [f32],
+    tile: usize,
+    factor: __m512,
+    shift: __m512,
+    lanes: __mmask16,
+) -> __m512 {
+    // SAFETY: 16 elements.
+    let x = unsafe { _mm512_loadu_ps(row[tile * LANES..][..LANES].as_ptr()) };
+    let exponential = _mm512_maskz_mov_ps(lanes, exp2(_mm512_fmadd_ps(x, factor, shift)));
+    // The tile's eight words lie behind every tile that is still to be read.
+    let words = &mut row[tile * LANES / 2..][..LANES / 2];
+    // SAFETY: eight elements.
+    unsafe { _mm256_storeu_si256(words.as_mut_ptr().cast(), bf16_bits(_mm512_cvtneps_pbh(exponential))) };
+    exponential
 }
 
 #[target_feature(enable = "avx512f")]
@@ -318,24 +342,38 @@ fn exponentiate_u16(row: &mut [f32], count: usize, factor: f32) -> f32 {
     let max = max_of(&row[..count]);
     let (factor, shift) = (_mm512_set1_ps(factor), _mm512_set1_ps(-max * factor));
     let mut sum = _mm512_setzero_si512();
-    let scores = row.as_mut_ptr();
-    for tile in 0..row.len() / LANES {
-        // SAFETY: tile `tile` of the row.
-        let x = unsafe { _mm512_loadu_ps(scores.add(tile * LANES)) };
-        let exponential = exp2(_mm512_fmadd_ps(x, factor, shift));
-        let whole = _mm512_cvtps_epi32(_mm512_mul_ps(exponential, _mm512_set1_ps(65_535.0)));
-        let whole = _mm512_min_epi32(whole, _mm512_set1_epi32(65_535));
-        let whole = _mm512_maskz_mov_epi32(lanes_below(count, tile), whole);
-        sum = _mm512_add_epi32(sum, whole);
-        let high = _mm512_cvtepi32_epi8(_mm512_srli_epi32::<8>(whole));
-        let low = _mm512_cvtepi32_epi8(whole);
-        // SAFETY: the eight words of the tile, behind every tile that is still to be read.
-        unsafe {
-            _mm_storeu_si128(scores.add(tile * LANES / 2).cast(), high);
-            _mm_storeu_si128(scores.add(tile * LANES / 2 + 4).cast(), low);
-        }
+    for tile in 0..count / LANES {
+        sum = _mm512_add_epi32(sum, exponentiate_tile_u16(row, tile, factor, shift, !0));
+    }
+    for tile in count / LANES..row.len() / LANES {
+        sum =
+            _mm512_add_epi32(sum, exponentiate_tile_u16(row, tile, factor, shift, lanes_below(count, tile)));
     }
     _mm512_reduce_add_epi32(sum) as f32
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn exponentiate_tile_u16(
+    row: &mut [f32],
+    tile: usize,
+    factor: __m512,
+    shift: __m512,
+    lanes: __mmask16,
+) -> __m512i {
+    // SAFETY: 16 elements.
+    let x = unsafe { _mm512_loadu_ps(row[tile * LANES..][..LANES].as_ptr()) };
+    let exponential = exp2(_mm512_fmadd_ps(x, factor, shift));
+    let whole = _mm512_cvtps_epi32(_mm512_mul_ps(exponential, _mm512_set1_ps(65_535.0)));
+    let whole = _mm512_maskz_min_epi32(lanes, whole, _mm512_set1_epi32(65_535));
+    // The tile's eight words lie behind every tile that is still to be read.
+    let words = &mut row[tile * LANES / 2..][..LANES / 2];
+    // SAFETY: twice four elements.
+    unsafe {
+        _mm_storeu_si128(words.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(_mm512_srli_epi32::<8>(whole)));
+        _mm_storeu_si128(words.as_mut_ptr().add(4).cast(), _mm512_cvtepi32_epi8(whole));
+    }
+    whole
 }
 
 #[target_feature(enable = "avx512f")]
@@ -455,13 +493,6 @@ fn exp2(x: __m512) -> __m512 {
 fn times_power(mantissa: __m512, shifted: __m512) -> __m512 {
     let power = _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted));
     _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(mantissa), power))
-}
-
-/// Sums lanes by halves.
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn total(sum: __m512) -> f32 {
-    _mm512_reduce_add_ps(sum)
 }
 
 #[target_feature(enable = "avx512f,avx512bf16")]

@@ -4,6 +4,12 @@ use super::portable::Portable;
 use super::*;
 use crate::sampling::unit;
 
+/// Rows, stride, positions to means, scales, words.
+type PackInt8 = fn(&[f32], usize, usize, &mut [f32], &mut [f32], &mut [u32]);
+
+/// Count, queries, keys, scales to scores, stride.
+type ScoreInt8 = fn(usize, &[u32], &[u32], &[f32], &mut [f32], usize);
+
 const SIZES: [usize; 11] = [1, 2, 15, 16, 17, 31, 63, 64, 65, 1_499, 1_500];
 
 /// Roughly normal numbers with a deviation of 1.
@@ -113,7 +119,7 @@ fn kernels_agree<K: Kernels>(count: usize, n: usize, isa: &str) {
     };
     let values_bf16 = pack_bf16(Portable::pack_values_bf16);
     assert_eq!(values_bf16, pack_bf16(K::pack_values_bf16), "{}", what("pack_values_bf16"));
-    let pack_keys = |pack: fn(&[f32], usize, usize, &mut [f32], &mut [f32], &mut [u32])| {
+    let pack_keys = |pack: PackInt8| {
         let (mut mean, mut scales) = (vec![f32::NAN; WIDTH], vec![f32::NAN; stride]);
         let mut packed = vec![!0; stride * WIDTH / 4];
         pack(&rows, WIDTH, count, &mut mean, &mut scales, &mut packed);
@@ -126,7 +132,7 @@ fn kernels_agree<K: Kernels>(count: usize, n: usize, isa: &str) {
         "{}",
         what("keys")
     );
-    let pack_values = |pack: fn(&[f32], usize, usize, &mut [f32], &mut [f32], &mut [u32])| {
+    let pack_values = |pack: PackInt8| {
         let (mut mean, mut scales) = (vec![f32::NAN; WIDTH], vec![f32::NAN; WIDTH]);
         let mut packed = vec![!0; stride * WIDTH / 4];
         pack(&rows, WIDTH, count, &mut mean, &mut scales, &mut packed);
@@ -154,7 +160,7 @@ fn kernels_agree<K: Kernels>(count: usize, n: usize, isa: &str) {
     };
     let scores = score(Portable::score_f32);
     check(&score(K::score_f32), &doubles(&scores), 1e-6, &what("score_f32"));
-    let score = |score: fn(usize, &[u32], &[u32], &[f32], &mut [f32], usize)| {
+    let score = |score: ScoreInt8| {
         let mut scores = vec![f32::NAN; n * stride];
         score(n, &words, &keys_int8, &key_scales, &mut scores, stride);
         scores
