@@ -22,7 +22,7 @@ use crate::model::LoadError;
 use crate::model::weights::Weights;
 
 /// Changes with the form of the panels or the order of the places.
-const MAGIC: &[u8; 8] = b"vfpack01";
+const MAGIC: &[u8; 8] = b"vfpack02";
 
 /// Where the key begins, and what the checksum is of: a whole number of its blocks before the image.
 const KEY: usize = 32;
@@ -34,7 +34,7 @@ const HEADER: usize = 4_096;
 /// written, and a folder that cannot be written is no error.
 pub fn load(places: &Places, weights: &Weights) -> Result<Image, LoadError> {
     let Some((file, key)) = named(places, weights) else { return places.pack(weights) };
-    match read(&file, &key, places.len()) {
+    match read(&file, &key, places.image_bytes()) {
         Ok(image) => return Ok(image),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => tracing::info!(file = %file.display(), %error, "packed weights are made again"),
@@ -159,10 +159,10 @@ mod tests {
             let weights = Weights::open(folder.path()).unwrap();
             let places = Places::new(dims(&weights).unwrap(), precision);
             let (file, key) = named(&places, &weights).unwrap();
-            assert!(read(&file, &key, places.len()).is_err());
+            assert!(read(&file, &key, places.image_bytes()).is_err());
             let packed = places.pack(&weights).unwrap();
             assert_eq!(load(&places, &weights).unwrap().bytes(), packed.bytes());
-            assert_eq!(read(&file, &key, places.len()).unwrap().bytes(), packed.bytes());
+            assert_eq!(read(&file, &key, places.image_bytes()).unwrap().bytes(), packed.bytes());
             assert_eq!(load(&places, &weights).unwrap().bytes(), packed.bytes());
         }
         // Nothing but the files themselves is left behind.
@@ -180,8 +180,9 @@ mod tests {
         load(&places, &weights).unwrap();
         let (file, key) = named(&places, &weights).unwrap();
         let whole = fs::read(&file).unwrap();
-        assert!(read(&file, &key, places.len()).is_ok());
-        let damages: [&dyn Fn(&mut Vec<u8>); 6] = [
+        assert!(read(&file, &key, places.image_bytes()).is_ok());
+        type Damage<'a> = &'a dyn Fn(&mut Vec<u8>);
+        let damages: [Damage; 6] = [
             &|bytes| bytes.truncate(0),
             &|bytes| bytes.truncate(100),
             &|bytes| bytes.truncate(bytes.len() - 1),
@@ -196,7 +197,7 @@ mod tests {
             let mut bytes = whole.clone();
             damage(&mut bytes);
             fs::write(&file, &bytes).unwrap();
-            assert!(read(&file, &key, places.len()).is_err(), "damage {i} is found");
+            assert!(read(&file, &key, places.image_bytes()).is_err(), "damage {i} is found");
             assert_eq!(load(&places, &weights).unwrap().bytes(), expected.bytes());
             assert_eq!(fs::read(&file).unwrap(), whole, "and repaired");
         }
@@ -205,6 +206,6 @@ mod tests {
         File::options().append(true).open(&other).unwrap().set_modified(UNIX_EPOCH).unwrap();
         let (_, changed) = named(&places, &weights).unwrap();
         assert_ne!(changed, key);
-        assert!(read(&file, &changed, places.len()).is_err());
+        assert!(read(&file, &changed, places.image_bytes()).is_err());
     }
 }
