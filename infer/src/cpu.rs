@@ -334,7 +334,7 @@ impl Backend for Cpu {
         let plural = if threads == 1 { "" } else { "s" };
         Report {
             device: format!("cpu {} {}, {threads} thread{plural}", isa.name(), places.precision.name()),
-            weight_bytes: self.image.len(),
+            weight_bytes: self.image.size(),
             state_bytes: self.slots.iter().flatten().map(SoundCache::bytes).sum::<usize>()
                 + self.encoder.bytes()
                 + self.decoder.bytes(),

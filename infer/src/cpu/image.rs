@@ -144,7 +144,7 @@ impl Layout {
     }
 
     /// Bytes of all places so far.
-    pub fn len(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.end
     }
 }
@@ -160,8 +160,8 @@ impl Image {
         Image { bytes: Bytes::Mapped(map, start) }
     }
 
-    /// Bytes.
-    pub fn len(&self) -> usize {
+    /// How many bytes it is.
+    pub fn size(&self) -> usize {
         self.bytes().len()
     }
 

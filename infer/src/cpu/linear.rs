@@ -417,6 +417,13 @@ pub fn quantise(isa: Isa, x: &[f32], bytes: &mut [u8]) -> f32 {
     }
 }
 
+/// The nearest whole number, ties to even, of a magnitude below 2^22: what the sum leaves of the fraction. The function of
+/// the standard library is a call where the instruction may not be assumed.
+fn round(x: f32) -> f32 {
+    const NO_FRACTION: f32 = 12_582_912.0; // 1.5 * 2^23
+    (x + NO_FRACTION) - NO_FRACTION
+}
+
 /// Puts weights (outputs, inputs) into int8 panels; the slices have the sizes of [`Weights::Int8`].
 pub fn pack_int8(
     weights: &[f32],
@@ -435,7 +442,7 @@ pub fn pack_int8(
         let panel = &mut panels[output / PANEL * stride..][..stride];
         let mut sum = 0;
         for (i, x) in row.iter().enumerate() {
-            let q = (x * inverse).round_ties_even() as i8;
+            let q = round(x * inverse) as i8;
             panel[(i / 4 * PANEL + output % PANEL) * 4 + i % 4] = q;
             sum += i32::from(q);
         }

@@ -159,8 +159,8 @@ impl Places {
     }
 
     /// Bytes of the image.
-    pub fn len(&self) -> usize {
-        self.layout.len()
+    pub fn image_bytes(&self) -> usize {
+        self.layout.bytes()
     }
 
     /// Packs the weights of a model folder.

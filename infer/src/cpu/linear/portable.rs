@@ -1,6 +1,6 @@
 //! The loops without intrinsics: what the others are tested against, and what other processors run.
 
-use super::{F32Tile, Int8Tile, PANEL};
+use super::{F32Tile, Int8Tile, PANEL, round};
 
 /// # Safety
 /// The tile's pointers are valid for what its sizes say.
@@ -63,7 +63,7 @@ pub fn quantise(x: &[f32], bytes: &mut [u8]) -> f32 {
     let largest = x.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
     let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
     for (x, byte) in x.iter().zip(bytes) {
-        *byte = ((x * inverse).round_ties_even() as i32 + 128) as u8;
+        *byte = (round(x * inverse) as i32 + 128) as u8;
     }
     largest / 127.0
 }
