@@ -21,7 +21,7 @@ use crate::model::LoadError;
 use crate::model::weights::Weights;
 
 /// Changes with the form of the panels or the order of the places.
-const MAGIC: &[u8; 8] = b"vfpack02";
+const MAGIC: &[u8; 8] = b"vfpack03";
 
 /// Where the image begins: a page.
 const HEADER: usize = 4_096;
