@@ -1,6 +1,6 @@
 //! One segment's outcome.
 
-use events::{Cause, Envelope, Event, EventId, Span};
+use events::{Cause, Envelope, Event, EventId, Span, Stretch};
 use jiff::Timestamp;
 
 /// A segment that ended: with its text, or with the reason why there is none.
@@ -39,6 +39,10 @@ pub enum Outcome {
         model: String,
         /// Milliseconds of model time.
         infer_ms: u64,
+        /// The share of the detected speech that has text, 0 to 1.
+        coverage: f32,
+        /// Detected speech without text, in order.
+        gaps: Vec<Stretch>,
     },
     /// Without text.
     Failed {
@@ -60,6 +64,8 @@ impl Segment {
                     spans: done.spans.clone(),
                     model: done.model.clone(),
                     infer_ms: done.infer_ms,
+                    coverage: done.coverage,
+                    gaps: done.gaps.clone(),
                 };
                 (done.channel, done.index, done.start_ms, done.end_ms, outcome)
             }
@@ -95,6 +101,22 @@ impl Segment {
         match &self.outcome {
             Outcome::Transcribed { text, .. } => text,
             Outcome::Failed { .. } => "",
+        }
+    }
+
+    /// The share of the detected speech that has text; all of it for a failed segment, whose failure says enough.
+    pub fn coverage(&self) -> f32 {
+        match &self.outcome {
+            Outcome::Transcribed { coverage, .. } => *coverage,
+            Outcome::Failed { .. } => 1.0,
+        }
+    }
+
+    /// Detected speech without text; none for a failed segment.
+    pub fn gaps(&self) -> &[Stretch] {
+        match &self.outcome {
+            Outcome::Transcribed { gaps, .. } => gaps,
+            Outcome::Failed { .. } => &[],
         }
     }
 
