@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use events::{Activation, Channels, RecordingId, Task, Tenant};
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use streams::ModelNote;
 use transcript::Status;
 use utoipa::ToSchema;
@@ -17,7 +17,7 @@ use crate::api::Api;
 use crate::call::Call;
 use crate::json;
 use crate::keys::Caller;
-use crate::options;
+use crate::options::{self, DecodingForm};
 use crate::params::{Params, shorten};
 use crate::recordings::{PAGE_DEFAULT, PAGE_MAX, Reason};
 use crate::reply::{self, Error, ErrorBody, Kind};
@@ -106,6 +106,8 @@ pub struct RunWishes {
     /// `mix` or `each`.
     #[schema(value_type = Option<String>)]
     pub channels: Option<Channels>,
+    /// The options of decoding that change, by name; what is not there stays as it was.
+    pub decoding: BTreeMap<String, String>,
 }
 
 /// How far a run is.
@@ -127,7 +129,7 @@ pub struct Progress {
     pub visible: u64,
     /// Those that were activated as somebody had the whole run activated.
     pub activated: u64,
-    /// Recordings skipped, by reason: `audio_gone`, `deleted`, `model_language`, `model_translate`,
+    /// Recordings skipped, by reason: `audio_gone`, `decoding_option`, `deleted`, `model_language`, `model_translate`,
     /// `too_large`, `unknown_model`.
     pub skipped: BTreeMap<String, u64>,
     /// Seconds of audio selected.
@@ -161,7 +163,7 @@ pub struct RunPage {
 }
 
 /// The body of a new run, for the document.
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
 #[allow(dead_code, reason = "it only describes the body")]
 pub struct RunRequest {
     /// Only recordings handed in at this time or later (RFC 3339).
@@ -186,6 +188,8 @@ pub struct RunRequest {
     temperature: Option<Vec<f32>>,
     /// `mix` or `each`.
     channels: Option<String>,
+    #[serde(flatten)]
+    decoding: DecodingForm,
     /// `auto` (default) or `manual`.
     activation: Option<String>,
     /// Hours of audio requested in an hour, at most.
@@ -292,6 +296,7 @@ fn read_wishes(params: &mut Params, models: &BTreeMap<String, ModelNote>) -> Wis
         prompt: options::read_prompt(params),
         temperatures: read_temperatures(params),
         channels: params.parsed("channels"),
+        decoding: options::read_decoding(params),
         model,
     }
 }
@@ -548,6 +553,7 @@ impl GenerationRun {
                 prompt: wishes.prompt.clone(),
                 temperature: wishes.temperatures.clone(),
                 channels: wishes.channels,
+                decoding: wishes.decoding.clone(),
             },
             activation: run.activation,
             rate: run.rate,

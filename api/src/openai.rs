@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use events::{Lane, Task};
+use serde::Deserialize;
 use streams::ModelNote;
 use transcript::Status;
 use transcript::openai::{self, Granularities};
@@ -17,7 +18,7 @@ use warp::reply::Response;
 use crate::api::Api;
 use crate::call::Call;
 use crate::drops::{self, Found, ReadOptions};
-use crate::options::{self, Options};
+use crate::options::{self, DecodingForm, Options};
 use crate::params::{Params, shorten};
 use crate::reply::{self, Error, ErrorBody, Kind};
 use crate::upload::{Body, Takes};
@@ -37,11 +38,12 @@ enum ReplyFormat {
 /// What a request wants besides the work itself.
 pub struct Wants {
     format: ReplyFormat,
+    granularities: Granularities,
     ignored: Vec<String>,
 }
 
 /// The form of OpenAI's endpoints.
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
 #[allow(dead_code, reason = "it only describes the form")]
 pub struct AudioForm {
     /// The audio, in any container that `decode` reads.
@@ -57,9 +59,11 @@ pub struct AudioForm {
     response_format: Option<String>,
     /// 0 to 1. 0 (default) climbs by itself when a result is poor.
     temperature: Option<f32>,
-    /// `segment`; `word` is not available in this release.
+    /// What `verbose_json` has times of: `segment` (default), `word`, or both.
     #[schema(rename = "timestamp_granularities[]")]
     timestamp_granularities: Option<Vec<String>>,
+    #[serde(flatten)]
+    decoding: DecodingForm,
 }
 
 /// What both endpoints answer instead of a text.
@@ -147,7 +151,7 @@ async fn answer(api: Api, call: Call, body: Body, read: ReadOptions<Wants>) -> R
     let (content_type, text) = match wants.format {
         ReplyFormat::Json => ("application/json", openai::json(&transcript)),
         ReplyFormat::VerboseJson => {
-            ("application/json", openai::verbose_json(&transcript, Granularities::default()))
+            ("application/json", openai::verbose_json(&transcript, wants.granularities))
         }
         ReplyFormat::Rendered(format) => (format.content_type(), transcript::render(&transcript, format)),
     };
@@ -192,24 +196,40 @@ fn read_form(
         params.problem("model", "is missing: whisper-1 for the default, or a model of /v1/models");
     }
     let format = read_format(&mut params);
-    for granularity in params.list("timestamp_granularities") {
-        match &*granularity {
-            "segment" => {}
-            "word" => params
-                .problem("timestamp_granularities", "cannot be word: this release has no times for words"),
-            other => params
-                .problem("timestamp_granularities", format!("is {:?}; expected segment", shorten(other))),
-        }
-    }
+    let granularities = read_granularities(&mut params, format);
     let mut options = options::read(&mut params, headers, models, Lane::Rt, Some(task));
     // 0 means to OpenAI what leaving it out means here: climb when a result is poor.
     if options.fields.get("temperature").is_some_and(|text| text.trim().parse() == Ok(0.0)) {
         options.fields.remove("temperature");
     }
+    if granularities.words {
+        options.fields.insert("word_timestamps".to_owned(), "true".to_owned());
+    }
     let mut ignored: Vec<String> =
         IGNORED.iter().filter(|name| !params.list(name).is_empty()).map(|&n| n.to_owned()).collect();
     ignored.extend(params.finish_leniently()?.iter().map(|name| shorten(name)));
-    Ok((options, Wants { format, ignored }))
+    Ok((options, Wants { format, granularities, ignored }))
+}
+
+/// What the answer has times of. Words cost time, so they are for the one format that has room for them.
+fn read_granularities(params: &mut Params, format: ReplyFormat) -> Granularities {
+    let asked = params.list("timestamp_granularities");
+    if asked.is_empty() {
+        return Granularities::default();
+    }
+    let unknown = asked.iter().find(|asked| !matches!(asked.as_str(), "segment" | "word"));
+    if let Some(unknown) = unknown {
+        let problem = format!("is {:?}; expected segment or word", shorten(unknown));
+        params.problem("timestamp_granularities", problem);
+    }
+    let has = |name: &str| asked.iter().any(|asked| asked == name);
+    if has("word") && format != ReplyFormat::VerboseJson {
+        params.problem(
+            "timestamp_granularities",
+            "cannot be word here: words have times in response_format verbose_json alone",
+        );
+    }
+    Granularities { segments: has("segment"), words: has("word") }
 }
 
 fn read_format(params: &mut Params) -> ReplyFormat {

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use events::{Channels, IdError, Lane, Task};
+use events::{Channels, Decoding, IdError, Lane, Task};
+use serde::Deserialize;
 use streams::ModelNote;
+use utoipa::{IntoParams, ToSchema};
 use warp::http::HeaderMap;
 
 use crate::params::{Params, shorten};
@@ -24,6 +26,37 @@ pub struct Options {
     pub lane: Lane,
     /// The options of the queue's entry.
     pub fields: BTreeMap<String, String>,
+}
+
+/// The options of decoding, for the document.
+#[derive(Deserialize, IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "it only describes the parameters")]
+pub struct DecodingForm {
+    /// Beams at temperature 0, 1 to 16; 1 (default) takes the likeliest token each time.
+    beam_size: Option<u32>,
+    /// Texts drawn at temperatures above 0, of which the likeliest is kept, 1 to 16; by default 5.
+    best_of: Option<u32>,
+    /// Texts to find before a search with beams ends, as a multiple of the beams; above 0, at most 10, by default 1.
+    patience: Option<f32>,
+    /// Exponent of the length by which texts are ranked, 0 to 1, or `none` (default).
+    length_penalty: Option<String>,
+    /// Words and names to expect, told to the model before each window; up to 1 KiB.
+    hotwords: Option<String>,
+    /// What the text of each channel begins with; up to 1 KiB.
+    prefix: Option<String>,
+    /// Whether the text of a window is the context of the next one in the same segment; by default true.
+    condition_on_previous_text: Option<bool>,
+    /// Whether words get times; by default false.
+    word_timestamps: Option<bool>,
+    /// Whether the model leaves out the times of its text; by default false.
+    without_timestamps: Option<bool>,
+    /// Above this ratio of compression a text repeats itself and is tried again; by default 2.4, or `none`.
+    compression_ratio_threshold: Option<String>,
+    /// Below this mean log-probability a text is guessed and is tried again; by default -1, or `none`.
+    log_prob_threshold: Option<String>,
+    /// Above this probability of no speech a guessed text is silence; by default 0.6, or `none`.
+    no_speech_threshold: Option<String>,
 }
 
 /// Reads the options that all uploads have in common; what is wrong is noted in `params`.
@@ -54,6 +87,9 @@ pub fn read(
     keep("prompt", read_prompt(params));
     keep("name", read_text(params, "name", WORD_BYTES_MAX));
     keep("temperature", read_temperature(params));
+    for (name, value) in read_decoding(params) {
+        keep(&name, Some(value));
+    }
     keep("key", read_key(params, headers));
 
     let metadata = params.prefixed(METADATA);
@@ -117,6 +153,20 @@ pub fn check_language(
         params.problem("language", format!("is {code:?}, which {} does not know", note.name));
     }
     Some(code)
+}
+
+/// The options of decoding that are given, each by its name.
+pub fn read_decoding(params: &mut Params) -> BTreeMap<String, String> {
+    let mut given = BTreeMap::new();
+    for name in Decoding::FIELDS {
+        let Some(text) = params.text(name) else { continue };
+        let good = Decoding::default().set(name, &text).and_then(|()| check_text(&text, PROMPT_BYTES_MAX));
+        match good {
+            Ok(()) => drop(given.insert(name.to_owned(), text)),
+            Err(problem) => params.problem(name, problem),
+        }
+    }
+    given
 }
 
 /// A temperature, or a ladder of them to climb when a result is poor.
@@ -237,9 +287,12 @@ mod tests {
     #[test]
     fn every_field_is_passed_on() {
         check(
-            "model=base&language=pt-BR&task=translate&channels=each&prompt=Ana&name=a&temperature=0,0.5&key=k&meta.a=1",
+            "model=base&language=pt-BR&task=translate&channels=each&prompt=Ana&name=a&temperature=0,0.5&key=k&meta.a=1\
+             &beam_size=5&best_of=3&patience=2&length_penalty=0.5&hotwords=Z%C3%A9&prefix=Dear&condition_on_previous_text=false\
+             &word_timestamps=true&without_timestamps=true&compression_ratio_threshold=none&log_prob_threshold=-2\
+             &no_speech_threshold=0.9",
             expect![
-                "channels=each key=k language=pt meta.a=1 model=base name=a prompt=Ana task=translate temperature=0,0.5"
+                "beam_size=5 best_of=3 channels=each compression_ratio_threshold=none condition_on_previous_text=false hotwords=Zé key=k language=pt length_penalty=0.5 log_prob_threshold=-2 meta.a=1 model=base name=a no_speech_threshold=0.9 patience=2 prefix=Dear prompt=Ana task=translate temperature=0,0.5 without_timestamps=true word_timestamps=true"
             ],
         );
         check_with("key=k", Some("k"), &models(), expect!["key=k"]);
@@ -258,7 +311,17 @@ mod tests {
                 `name` holds the control character '\0'; leave it out
                 `temperature` is "hot"; expected a number from 0 to 1
                 `meta.` needs a name of 1 to 500 letters behind the dot
-                `nmae` is not a parameter here; there are `channels`, `key`, `language`, `model`, `name`, `prompt`, `task`, `temperature`"#]],
+                `nmae` is not a parameter here; there are `beam_size`, `best_of`, `channels`, `compression_ratio_threshold`, `condition_on_previous_text`, `hotwords`, `key`, `language`, `length_penalty`, `log_prob_threshold`, `model`, `name`, `no_speech_threshold`, `patience`, `prefix`, `prompt`, `task`, `temperature`, `without_timestamps`, `word_timestamps`"#]],
+        );
+        check(
+            "beam_size=0&best_of=x&patience=-1&hotwords=a%00b&word_timestamps=maybe&no_speech_threshold=2",
+            expect![[r#"
+                `beam_size` is "0"; expected a whole number from 1 to 16
+                `best_of` is "x"; expected a whole number from 1 to 16
+                `patience` is "-1"; expected a number above 0, at most 10
+                `hotwords` holds the control character '\0'; leave it out
+                `word_timestamps` is "maybe"; expected true or false
+                `no_speech_threshold` is "2"; expected a number from 0 to 1, or none to switch the test off"#]],
         );
         check("model=tiny.en&language=de", expect![[r#"`language` is "de", which tiny.en does not know"#]]);
         check_with(

@@ -18,7 +18,7 @@ use crate::api::Api;
 use crate::call::Call;
 use crate::drops::{self, Found, Taken};
 use crate::keys::Caller;
-use crate::options::{self, LaneChoice, Options};
+use crate::options::{self, DecodingForm, LaneChoice, Options};
 use crate::params::{Params, shorten};
 use crate::reply::{self, Error, ErrorBody, Kind};
 use crate::upload::{Body, Takes};
@@ -257,6 +257,7 @@ impl Progress {
         ("temperature" = Option<String>, Query, description = "0 to 1, or a list of them to climb when a result is poor"),
         ("channels" = Option<String>, Query, description = "`mix` (default), or `each`: one transcript for each channel"),
         ("key" = Option<String>, Query, description = "As the Idempotency-Key header"),
+        DecodingForm,
     ),
     request_body(
         content((Upload = "multipart/form-data"), (Vec<u8> = "application/octet-stream")),

@@ -71,6 +71,7 @@ Examples:
   voiceforge drop talk.mp3 --wait                  print the transcript; the id is on stderr
   voiceforge drop talk.mp3 --format srt > talk.srt
   voiceforge drop call.wav --wait --channels each --lane rt
+  voiceforge drop talk.mp3 --format json --word-timestamps --beam-size 5
   voiceforge drop ~/recordings --output ~/transcripts
   curl -s https://example.com/talk.mp3 | voiceforge drop - --name talk.mp3 --wait
   voiceforge drop talk.mp3 --redis redis://127.0.0.1:6379

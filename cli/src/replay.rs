@@ -342,10 +342,12 @@ fn tell(told: &Value, as_json: bool) -> anyhow::Result<()> {
 /// All about a run, a line each.
 fn summary(run: &Run) -> String {
     let progress = &run.progress;
+    let decoding = run.wishes.get("decoding").and_then(Value::as_object);
     let wishes: Vec<String> = run
         .wishes
         .iter()
-        .filter(|(_, value)| !value.is_null())
+        .filter(|(_, value)| !value.is_null() && !value.is_object())
+        .chain(decoding.into_iter().flatten())
         .map(|(name, value)| {
             format!("{name} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned))
         })

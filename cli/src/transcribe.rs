@@ -50,6 +50,7 @@ Examples:
   voiceforge transcribe *.wav --format vtt --output subtitles
   voiceforge transcribe interview.mp4 --model base --language de
   voiceforge transcribe call.wav --channels each
+  voiceforge transcribe talk.mp3 --format json --word-timestamps --hotwords 'Ana, Zé'
   ffmpeg -i film.mkv -f wav - | voiceforge transcribe -";
 
 /// Runs it.

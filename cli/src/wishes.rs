@@ -28,19 +28,80 @@ pub struct Wishes {
     /// All channels together, or each on its own, as in a call
     #[arg(long, value_enum)]
     pub channels: Option<Channels>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the group documents itself")]
+    pub decoding: Decoding,
 }
 
 impl Wishes {
     /// The fields of a drop that say so, by the names that queue and API share.
     pub fn fields(&self) -> Vec<(String, String)> {
-        given([
+        let mut fields = given([
             ("model", self.model.clone()),
             ("language", self.language.clone()),
             ("task", self.task.map(|task| word(&task))),
             ("prompt", self.prompt.clone()),
             ("channels", self.channels.map(|channels| word(&channels))),
-        ])
+        ]);
+        fields.extend(self.decoding.fields());
+        fields
     }
+}
+
+/// How the decoder searches for the text, and what it is told before.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Decoding {
+    /// Beams of the search: more of them are slower and find likelier texts (1 to 16; default: 1)
+    #[arg(long, value_name = "N", help_heading = DECODING, value_parser = |text: &str| checked("beam_size", text))]
+    pub beam_size: Option<String>,
+    /// Draw this many texts where the first search fails, and keep the likeliest (1 to 16; default: 5)
+    #[arg(long, value_name = "N", help_heading = DECODING, value_parser = |text: &str| checked("best_of", text))]
+    pub best_of: Option<String>,
+    /// Words and names to expect anywhere
+    #[arg(long, value_name = "TEXT", help_heading = DECODING, value_parser = |text: &str| checked("hotwords", text))]
+    pub hotwords: Option<String>,
+    /// What the text begins with
+    #[arg(long, value_name = "TEXT", help_heading = DECODING, value_parser = |text: &str| checked("prefix", text))]
+    pub prefix: Option<String>,
+    /// Give each word its time, in the transcript as JSON
+    #[arg(long, help_heading = DECODING)]
+    pub word_timestamps: bool,
+    /// Read each piece for itself: for recordings in which the model repeats what it wrote before
+    #[arg(long, alias = "no-condition-on-previous-text", help_heading = DECODING)]
+    pub no_condition: bool,
+    /// Any option of decoding by name, such as patience=2 or no_speech_threshold=none; may be given again
+    #[arg(long, value_name = "NAME=VALUE", help_heading = DECODING, value_parser = option)]
+    pub decoding: Vec<(String, String)>,
+}
+
+/// The heading under which help has these options.
+const DECODING: &str = "Decoding";
+
+impl Decoding {
+    fn fields(&self) -> Vec<(String, String)> {
+        let mut fields = given([
+            ("beam_size", self.beam_size.clone()),
+            ("best_of", self.best_of.clone()),
+            ("hotwords", self.hotwords.clone()),
+            ("prefix", self.prefix.clone()),
+            ("word_timestamps", self.word_timestamps.then(|| "true".to_owned())),
+            ("condition_on_previous_text", self.no_condition.then(|| "false".to_owned())),
+        ]);
+        fields.extend(self.decoding.iter().cloned());
+        fields
+    }
+}
+
+/// Lets pass what ingest will take as the option `field`.
+fn checked(field: &str, text: &str) -> Result<String, String> {
+    events::Decoding::default().set(field, text).map(|()| text.to_owned())
+}
+
+/// Reads `name=value`.
+fn option(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE, such as patience=2")?;
+    let value = checked(name, value).map_err(|problem| format!("{name} {problem}"))?;
+    Ok((name.to_owned(), value))
 }
 
 /// Which recordings to look at, and how to tell of them.
@@ -225,6 +286,36 @@ mod tests {
             assert!(told.ends_with(&format!("in front: http://{text}")), "{told}");
         }
         assert!(read("ftp://127.0.0.1").is_err_and(|told| told.contains("http://127.0.0.1:8080")));
+    }
+
+    #[test]
+    fn options_of_decoding_are_fields_of_a_drop() {
+        assert_eq!(Decoding::default().fields(), []);
+        let decoding = Decoding {
+            beam_size: checked("beam_size", "5").ok(),
+            best_of: checked("best_of", "3").ok(),
+            hotwords: checked("hotwords", "Ana Zé").ok(),
+            prefix: checked("prefix", "Dear").ok(),
+            word_timestamps: true,
+            no_condition: true,
+            decoding: ["patience=2", "log_prob_threshold=none"].map(|text| option(text).unwrap()).into(),
+        };
+        let told: Vec<String> =
+            decoding.fields().into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+        assert_eq!(
+            told.join(" "),
+            "beam_size=5 best_of=3 hotwords=Ana Zé prefix=Dear word_timestamps=true \
+             condition_on_previous_text=false patience=2 log_prob_threshold=none"
+        );
+        for (text, told) in [
+            ("patience", "expected NAME=VALUE, such as patience=2"),
+            ("patience=0", "patience is \"0\"; expected a number above 0, at most 10"),
+        ] {
+            assert_eq!(option(text), Err(told.to_owned()));
+        }
+        assert!(
+            option("loudness=2").is_err_and(|told| told.starts_with("loudness is no option of decoding"))
+        );
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use events::{
-    Cause, Channels, Event, Lane, RecordingDecoded, RecordingFailed, SegmentCut, TranscriptionRequested,
+    Cause, Channels, Event, Lane, RecordingDecoded, RecordingFailed, SegmentCut, Stretch,
+    TranscriptionRequested,
 };
 use service::store::{AudioStore, Key, StoreError};
 use streams::{Delivery, Emitted, Outcome, Outputs, SharedLog, Stage};
@@ -267,6 +268,11 @@ fn cut(
         end_ms,
         settings: request.settings.clone(),
         lane: request.lane,
+        speech: part
+            .speech_ms
+            .iter()
+            .map(|speech| Stretch { start_ms: speech.start, end_ms: speech.end })
+            .collect(),
     };
     streams::stage::Part {
         work: delivery.envelope().follow(event.into(), events::now()),

@@ -1,6 +1,8 @@
 //! The whole way from a recording's bytes to its segments, one bounded step at a time, and the same from any
 //! segment on.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use crate::SAMPLE_RATE;
@@ -88,6 +90,8 @@ pub struct Part {
     pub end_sample: u64,
     /// The sound: 16 kHz, mono, `end_sample - start_sample` samples.
     pub pcm: Vec<i16>,
+    /// Where in it speech was detected, in milliseconds since `start_sample`, in order.
+    pub speech_ms: Vec<Range<u64>>,
     /// Where the run stands after this part.
     pub cursor: Cursor,
 }
@@ -326,6 +330,7 @@ impl Decoder {
         for channel in 0..self.lanes.len() {
             for cut in std::mem::take(&mut self.lanes[channel].cuts) {
                 let lane = &mut self.lanes[channel];
+                let speech_ms = lane.speech_ms(&cut);
                 let Some((start_sample, end_sample, pcm)) = lane.take(cut) else { continue };
                 let index = lane.at.next_index - 1;
                 let cursor = Cursor {
@@ -338,6 +343,7 @@ impl Decoder {
                     start_sample,
                     end_sample,
                     pcm,
+                    speech_ms,
                     cursor,
                 });
             }
@@ -483,6 +489,14 @@ impl Lane {
             self.cutter.push(heard, &mut self.cuts);
         }
         self.seen += 1;
+    }
+
+    /// The speech in a cut, in milliseconds since its start.
+    fn speech_ms(&self, cut: &Cut) -> Vec<Range<u64>> {
+        let start = cut.start * FRAME_SAMPLES as u64;
+        // The last frame of a recording may be filled up.
+        let ms = |frame: u64| to_ms((frame * FRAME_SAMPLES as u64).min(self.end()) - start);
+        cut.speech.iter().map(|speech| ms(speech.start)..ms(speech.end)).collect()
     }
 
     /// Makes a cut the next segment of this lane.

@@ -2,6 +2,7 @@
 //! Pure: numbers in, cuts out.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use crate::SAMPLE_RATE;
 use crate::speech::Frame;
@@ -30,6 +31,8 @@ const PAD_FRAMES: u64 = 12;
 const SURE: f32 = 0.7;
 /// A stretch with less than 96 ms of them is a click or a hiss, not a word.
 const SURE_FRAMES_MIN: u64 = 6;
+/// Runs of speech with a gap shorter than 0.3 s are told as one (19 frames are 304 ms).
+const TOLD_GAP_FRAMES: u64 = 19;
 /// A place this unlike speech is a pause, if a short one.
 const DIP: f32 = 0.5;
 /// Frames on each side that are averaged to find the place least like speech: 80 ms together.
@@ -38,12 +41,14 @@ const SMOOTH_FRAMES: u64 = 2;
 const LAG_FRAMES: u64 = 8;
 
 /// A stretch of frames to be made a segment: `start..end`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cut {
     /// First frame.
     pub start: u64,
     /// Frame after the last; also where the next cut may begin.
     pub end: u64,
+    /// Speech in it: frames within `start..end`, in order, 0.3 s and more apart. Clicks are none.
+    pub speech: Vec<Range<u64>>,
 }
 
 /// Cuts a stream of frames into segments.
@@ -64,6 +69,8 @@ pub struct Cutter {
     open: Option<Stretch>,
     /// Speech that goes on.
     run: Option<Stretch>,
+    /// The runs of speech that are in `open`.
+    runs: Vec<Stretch>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -87,6 +94,7 @@ impl Cutter {
             at: origin,
             open: None,
             run: None,
+            runs: Vec::new(),
         }
     }
 
@@ -108,9 +116,7 @@ impl Cutter {
     pub fn finish(&mut self, cuts: &mut Vec<Cut>) {
         self.close_run();
         if let Some(open) = self.open.take() {
-            cuts.extend(
-                self.cut(open, open.end + PAD_FRAMES).map(|cut| Cut { end: cut.end.min(self.at), ..cut }),
-            );
+            cuts.extend(self.cut(open, (open.end + PAD_FRAMES).min(self.at)));
         }
         self.restart(self.at);
     }
@@ -152,6 +158,10 @@ impl Cutter {
     /// Merges the run into what is open. They are close together and fit in one segment, or `decide` had cut.
     fn close_run(&mut self) {
         let Some(run) = self.run.take() else { return };
+        if self.open.is_none() {
+            self.runs.clear();
+        }
+        self.runs.push(run);
         self.open = Some(match self.open {
             Some(open) => Stretch { start: open.start, end: run.end, sure: open.sure + run.sure },
             None => run,
@@ -171,7 +181,7 @@ impl Cutter {
                 let start = self.padded_start(open);
                 let end = self.quietest(start);
                 if self.speech_around(end) < DIP {
-                    return Some(Cut { start, end });
+                    return Some(self.told(start, end));
                 }
                 self.open = None;
                 self.cut(open, (open.end + PAD_FRAMES).min(open.end.midpoint(run.start)))
@@ -179,7 +189,8 @@ impl Cutter {
             // One run without a pause: cut where it is least like speech.
             (None, Some(run)) if run.end - self.padded_start(run) > self.len_max => {
                 let start = self.padded_start(run);
-                Some(Cut { start, end: self.quietest(start) })
+                self.runs.clear();
+                Some(self.told(start, self.quietest(start)))
             }
             _ => None,
         }
@@ -188,7 +199,21 @@ impl Cutter {
     /// The segment of a stretch up to `end`, or none if it holds too little speech.
     fn cut(&self, stretch: Stretch, end: u64) -> Option<Cut> {
         let start = self.padded_start(stretch);
-        (stretch.sure >= SURE_FRAMES_MIN).then(|| Cut { start, end: end.min(start + self.len_max) })
+        (stretch.sure >= SURE_FRAMES_MIN).then(|| self.told(start, end.min(start + self.len_max)))
+    }
+
+    /// The cut from `start` to `end`, with the speech in it.
+    fn told(&self, start: u64, end: u64) -> Cut {
+        let mut speech: Vec<Range<u64>> = Vec::new();
+        for run in self.runs.iter().chain(&self.run).filter(|run| run.sure >= SURE_FRAMES_MIN) {
+            let (from, until) = (run.start.max(start), run.end.min(end));
+            match speech.last_mut() {
+                _ if from >= until => {}
+                Some(last) if from - last.end < TOLD_GAP_FRAMES => last.end = until,
+                _ => speech.push(from..until),
+            }
+        }
+        Cut { start, end, speech }
     }
 
     fn padded_start(&self, stretch: Stretch) -> u64 {
@@ -215,6 +240,7 @@ impl Cutter {
         self.at = origin;
         self.open = None;
         self.run = None;
+        self.runs.clear();
     }
 
     fn forget(&mut self) {

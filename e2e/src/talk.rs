@@ -87,6 +87,7 @@ impl Talk {
             temperatures: vec![0.0, 0.2, 0.4, 0.6, 0.8, 1.0],
             channels: Channels::Mix,
             cutter: 1,
+            decoding: Default::default(),
         };
         let mut events: Vec<Event> = vec![
             RecordingAdmitted {
@@ -175,6 +176,8 @@ impl Talk {
             spans,
             model: "base".into(),
             infer_ms: 900,
+            coverage: 1.0,
+            gaps: Vec::new(),
         }
     }
 }

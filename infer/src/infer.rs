@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use async_trait::async_trait;
-use events::{Cause, Event, Lane, SegmentCut, SegmentFailed, SegmentId, SegmentTranscribed};
+use events::{
+    Cause, Envelope, Event, Lane, SegmentCut, SegmentFailed, SegmentId, SegmentTranscribed, Stretch,
+};
 use streams::{Delivery, ModelNote, Outputs, SharedLog, Stage};
 use tracing::Instrument;
 
@@ -14,7 +16,7 @@ use crate::config::Config;
 use crate::engine::Setup;
 use crate::library::Library;
 use crate::scheduler::{self, Urgency};
-use crate::{Engine, Error, ModelInfo, Options, Output, Task, hash, metrics, models};
+use crate::{Engine, Error, ModelInfo, Options, Output, Task, Thresholds, Word, hash, metrics, models};
 
 /// The infer stage.
 pub struct Infer {
@@ -119,7 +121,7 @@ impl Infer {
                 SegmentFailed { channel, index, start_ms, end_ms, cause, attempts }.into()
             }
         };
-        let fact = delivery.envelope().follow(event, events::now());
+        let fact = fact(delivery.envelope(), event);
         delivery.finish(Outputs::fact(fact)).await;
     }
 
@@ -277,6 +279,7 @@ fn urgency(lane: Lane) -> Urgency {
 
 fn options(cut: &SegmentCut) -> Options {
     let settings = &cut.settings;
+    let decoding = &settings.decoding;
     Options {
         task: match settings.task {
             events::Task::Transcribe => Task::Transcribe,
@@ -284,7 +287,23 @@ fn options(cut: &SegmentCut) -> Options {
         },
         language: settings.language.clone(),
         prompt: settings.prompt.clone(),
+        hotwords: decoding.hotwords.clone(),
+        // The text begins with the first segment alone.
+        prefix: decoding.prefix.clone().filter(|_| cut.index == 0),
         temperatures: settings.temperatures.clone(),
+        beams: decoding.beam_size as usize,
+        patience: decoding.patience,
+        length_penalty: decoding.length_penalty,
+        best_of: decoding.best_of as usize,
+        timestamps: !decoding.without_timestamps,
+        condition_on_previous_text: decoding.condition_on_previous_text,
+        thresholds: Thresholds {
+            compression_ratio: decoding.compression_ratio_threshold,
+            avg_logprob: decoding.log_prob_threshold,
+            no_speech: decoding.no_speech_threshold,
+        },
+        words: decoding.word_timestamps,
+        speech: cut.speech.iter().map(|speech| speech.start_ms..speech.end_ms).collect(),
         ..Options::default()
     }
 }
@@ -292,6 +311,12 @@ fn options(cut: &SegmentCut) -> Options {
 /// Moves the engine's times from the segment to the recording.
 fn result(cut: &SegmentCut, output: Output, infer_ms: u64) -> SegmentTranscribed {
     let at = |ms: u64| (cut.start_ms + ms).min(cut.end_ms);
+    let word = |word: Word| events::Word {
+        start_ms: at(word.start_ms),
+        end_ms: at(word.end_ms),
+        text: word.text,
+        probability: word.probability,
+    };
     let spans: Vec<events::Span> = output
         .spans
         .into_iter()
@@ -304,7 +329,7 @@ fn result(cut: &SegmentCut, output: Output, infer_ms: u64) -> SegmentTranscribed
             no_speech_prob: span.no_speech_prob,
             compression_ratio: span.compression_ratio,
             temperature: span.temperature,
-            words: Vec::new(),
+            words: span.words.into_iter().map(word).collect(),
         })
         .collect();
     SegmentTranscribed {
@@ -317,5 +342,30 @@ fn result(cut: &SegmentCut, output: Output, infer_ms: u64) -> SegmentTranscribed
         spans,
         model: cut.settings.model.name.clone(),
         infer_ms,
+        coverage: output.coverage,
+        gaps: output
+            .gaps
+            .into_iter()
+            .map(|gap| Stretch { start_ms: at(gap.start), end_ms: at(gap.end) })
+            .collect(),
     }
 }
+
+/// Makes the fact that ends a segment. An event is small: of a text that is beyond what anybody says, the times of words
+/// are left out, and token ids where that is not enough.
+fn fact(work: &Envelope, event: Event) -> Envelope {
+    let mut fact = work.follow(event, events::now());
+    let shorten: [fn(&mut events::Span); 2] = [|span| span.words.clear(), |span| span.tokens.clear()];
+    for shorten in shorten {
+        let (Err(error), Event::SegmentTranscribed(segment)) = (events::encode(&fact), &mut fact.event)
+        else {
+            break;
+        };
+        tracing::warn!(%error, "the result is shortened");
+        segment.spans.iter_mut().for_each(shorten);
+    }
+    fact
+}
+
+#[cfg(test)]
+mod tests;

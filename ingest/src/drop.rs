@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use events::{Manifest, Tenant};
+use events::{Decoding, Manifest, Tenant};
 use jiff::Timestamp;
 use service::store::Key;
 use service::telemetry::TraceContext;
@@ -24,7 +24,7 @@ const METADATA_BYTES_MAX: usize = 16 * 1024;
 const METADATA: &str = "meta.";
 /// Folders of the audio store that are no tenant's.
 const RESERVED_TENANTS: [&str; 2] = ["incoming", crate::intake::FETCHING];
-/// Every field but metadata.
+/// Every field but metadata and the options of decoding.
 const FIELDS: [&str; 15] = [
     "audio",
     "uri",
@@ -98,6 +98,8 @@ pub struct Wishes {
     pub channels: Option<String>,
     /// A number or a comma separated ladder of them.
     pub temperature: Option<String>,
+    /// The options of decoding, which mean the same to every model.
+    pub decoding: Decoding,
 }
 
 /// A drop as far as it could be read.
@@ -150,6 +152,7 @@ pub fn read(entry: &Entry) -> Read {
         prompt: fields.text("prompt", PROMPT_BYTES_MAX),
         channels: fields.text("channels", WORD_BYTES_MAX),
         temperature: fields.text("temperature", WORD_BYTES_MAX),
+        decoding: fields.decoding(),
     };
     let key = fields.text("key", WORD_BYTES_MAX);
     let sha256 = fields.word("sha256", WORD_BYTES_MAX, |text| {
@@ -161,7 +164,7 @@ pub fn read(entry: &Entry) -> Read {
     let origin = fields.origin(&head.id, sha256.is_some());
     let order = origin.map(|origin| Order { origin, key, sha256, metadata });
     let unknown = entry.fields.iter().map(|(name, _)| name);
-    let unknown = unknown.filter(|name| !FIELDS.contains(&name.as_str()) && !name.starts_with(METADATA));
+    let unknown = unknown.filter(|name| !is_known(name));
     Read {
         head,
         wishes,
@@ -177,6 +180,10 @@ pub fn shown(text: &str) -> String {
     if cut.len() < text.len() { format!("{cut:?}...") } else { format!("{cut:?}") }
 }
 
+fn is_known(field: &str) -> bool {
+    FIELDS.contains(&field) || Decoding::FIELDS.contains(&field) || field.starts_with(METADATA)
+}
+
 struct Fields<'a> {
     entry: &'a Entry,
     mistakes: Vec<String>,
@@ -190,8 +197,7 @@ impl Fields<'_> {
     fn check_repeats(&mut self) {
         let mut seen = std::collections::HashSet::new();
         for (name, _) in &self.entry.fields {
-            let known = FIELDS.contains(&name.as_str()) || name.starts_with(METADATA);
-            if known && !seen.insert(name) {
+            if is_known(name) && !seen.insert(name) {
                 self.mistake(&shown(name), "is given more than once; give it once");
             }
         }
@@ -211,6 +217,15 @@ impl Fields<'_> {
         let bytes = self.entry.field(field).filter(|bytes| !bytes.is_empty())?;
         let value = check_text(bytes, bytes_max).and_then(read);
         value.map_err(|problem| self.mistake(field, problem)).ok()
+    }
+
+    fn decoding(&mut self) -> Decoding {
+        let mut decoding = Decoding::default();
+        for field in Decoding::FIELDS {
+            // The option itself knows how long it may be.
+            self.word(field, PROMPT_BYTES_MAX, |text| decoding.set(field, text));
+        }
+        decoding
     }
 
     fn metadata(&mut self) -> BTreeMap<String, String> {

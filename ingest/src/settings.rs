@@ -56,6 +56,7 @@ pub fn resolve(
             temperatures,
             channels,
             cutter: CUTTER_VERSION,
+            decoding: wishes.decoding.clone(),
         }),
         _ => Err(mistakes),
     }
@@ -146,6 +147,10 @@ mod tests {
             prompt: field("prompt"),
             channels: field("channels"),
             temperature: field("temperature"),
+            decoding: events::Decoding {
+                beam_size: field("beam_size").map_or(1, |n| n.parse().unwrap()),
+                ..Default::default()
+            },
         }
     }
 
@@ -177,9 +182,10 @@ mod tests {
                 ("prompt", "Ana, Zé"),
                 ("channels", "each"),
                 ("temperature", "-0.0, 0.5"),
+                ("beam_size", "5"),
             ],
             expect![[
-                r#"{"model":{"name":"base","sha256":"sha of base"},"task":"translate","language":"pt","prompt":"Ana, Zé","temperatures":[0.0,0.5],"channels":"each","cutter":1}"#
+                r#"{"model":{"name":"base","sha256":"sha of base"},"task":"translate","language":"pt","prompt":"Ana, Zé","temperatures":[0.0,0.5],"channels":"each","cutter":1,"decoding":{"beam_size":5}}"#
             ]],
         );
     }

@@ -64,6 +64,7 @@ impl World {
             temperatures: vec![0.0],
             channels: Channels::Mix,
             cutter: 1,
+            decoding: Default::default(),
         };
         let key = format!("{tenant}/{recording}");
         let audio = Audio {
@@ -109,6 +110,8 @@ impl World {
             spans: Vec::new(),
             model: "tiny.en".into(),
             infer_ms: 1,
+            coverage: 1.0,
+            gaps: Vec::new(),
         };
         let requested = envelope("", requested.into());
         let facts = [

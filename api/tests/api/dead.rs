@@ -52,6 +52,7 @@ async fn two_dead_segments(world: &World) -> Envelope {
             end_ms: 5000,
             settings: fact.settings.clone(),
             lane: Lane::Batch,
+            speech: Vec::new(),
         };
         let cut = admitted.follow(cut.into(), events::now());
         give_up(world, &cut, Queue::Segments, "infer").await;

@@ -28,7 +28,8 @@ fn a_run_is_made_listed_told_and_cancelled() {
         let body = json!({
             "model": "base", "language": "auto", "temperature": [0, 0.4], "activation": "manual", "rate": 2.5,
             "made_by": "tiny.en", "status": ["complete"], "ids": [admitted.recording.to_string()],
-            "from": "2020-01-01T00:00:00Z",
+            "from": "2020-01-01T00:00:00Z", "beam_size": 5, "word_timestamps": true, "no_speech_threshold": "none",
+            "log_prob_threshold": -0.5, "patience": null,
         });
         let dry = world.post("/v1/generations?dry_run=true", &body.to_string()).await;
         assert_eq!(
@@ -47,6 +48,10 @@ fn a_run_is_made_listed_told_and_cancelled() {
         );
         assert_eq!(run["wishes"]["language"], "auto");
         assert_eq!(run["wishes"]["temperature"].as_array().unwrap().len(), 2);
+        assert_eq!(
+            run["wishes"]["decoding"],
+            json!({"beam_size":"5","log_prob_threshold":"-0.5","no_speech_threshold":"none","word_timestamps":"true"})
+        );
         assert_eq!((&run["progress"]["selected"], &run["progress"]["audio_s"]), (&1.into(), &10.5.into()));
         let url = run["url"].as_str().unwrap();
         assert_eq!(world.get(url).await.json()["id"], run["id"]);
@@ -84,14 +89,16 @@ fn every_mistake_in_a_run_is_told() {
             `task` cannot be used: "sing" is not a task: transcribe or translate
             `temperature` is "hot"; expected up to 10 numbers from 0 to 1
             `channels` cannot be used: "left" is not a channels value: mix or each
+            `beam_size` is "99"; expected a whole number from 1 to 16
+            `word_timestamps` is "perhaps"; expected true or false
             `activation` cannot be used: "maybe" is not a activation policy: auto or manual
             `rate` is -1; expected hours of audio in an hour, above 0
             `dry_run` cannot be used: provided string was not `true` or `false`
-            `sort` is not a parameter here; there are `activation`, `channels`, `dry_run`, `from`, `ids`, `language`, `made_by`, `model`, `prompt`, `rate`, `status`, `task`, `temperature`, `until`"#]].assert_eq(
+            `sort` is not a parameter here; there are `activation`, `beam_size`, `best_of`, `channels`, `compression_ratio_threshold`, `condition_on_previous_text`, `dry_run`, `from`, `hotwords`, `ids`, `language`, `length_penalty`, `log_prob_threshold`, `made_by`, `model`, `no_speech_threshold`, `patience`, `prefix`, `prompt`, `rate`, `status`, `task`, `temperature`, `until`, `without_timestamps`, `word_timestamps`"#]].assert_eq(
             &refused(json!({
                 "model": "huge", "language": "xx", "task": "sing", "temperature": ["hot"], "channels": "left",
                 "activation": "maybe", "rate": -1, "ids": ["7"], "status": ["queued"], "from": "yesterday",
-                "until": 5, "dry_run": "perhaps", "sort": "up",
+                "until": 5, "dry_run": "perhaps", "sort": "up", "beam_size": 99, "word_timestamps": "perhaps",
             }))
             .await
             .replace("; `", "\n`"),

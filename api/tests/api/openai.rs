@@ -58,11 +58,57 @@ fn every_response_format_is_openais() {
             ("stream", "false"),
             ("include[]", "logprobs"),
             ("hotwords", "x"),
+            ("hotwurds", "x"),
         ];
         let reply = post(&world, TRANSCRIPTIONS, b"5", fields).await;
         expect![[r#"{"task":"transcribe","language":"english","duration":10.5,"text":"hello there and good bye","segments":[{"id":0,"seek":0,"start":0.0,"end":4.0,"text":" hello there","tokens":[50363,1],"temperature":0.0,"avg_logprob":-0.25,"compression_ratio":0.9,"no_speech_prob":0.1},{"id":1,"seek":500,"start":5.0,"end":9.0,"text":" and good bye","tokens":[50363,1],"temperature":0.0,"avg_logprob":-0.25,"compression_ratio":0.9,"no_speech_prob":0.1}],"usage":{"type":"duration","seconds":11}}"#]]
             .assert_eq(&reply.text);
-        assert_eq!(reply.header("x-voiceforge-ignored"), "stream, include, hotwords");
+        assert_eq!(reply.header("x-voiceforge-ignored"), "stream, include, hotwurds");
+    });
+}
+
+#[test]
+fn words_have_times_where_they_are_asked_for() {
+    with_world(|world| async move {
+        let post = |fields: &'static [(&'static str, &'static str)]| {
+            let world = world.clone();
+            tokio::spawn(async move { world.post_form(TRANSCRIPTIONS, b"1", fields).await })
+        };
+        let next = async || loop {
+            match world.next_drop(Lane::Rt).await {
+                Some(drop) => break drop,
+                None => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+            }
+        };
+        let both: &[(&str, &str)] = &[
+            ("model", "tiny.en"),
+            ("response_format", "verbose_json"),
+            ("timestamp_granularities[]", "word"),
+            ("timestamp_granularities[]", "segment"),
+            ("beam_size", "5"),
+        ];
+        let posting = post(both);
+        let drop = next().await;
+        assert_eq!((&*drop["word_timestamps"], &*drop["beam_size"]), ("true", "5"));
+        let admitted = world.admit(&drop).await;
+        world.decode(&admitted, 1).await;
+        world.transcribe_words(&admitted, 0, &["good", "day"]).await;
+        let told = posting.await.unwrap().json();
+        expect![[r#"[{"word":"good","start":0.0,"end":0.5},{"word":"day","start":0.5,"end":1.0}]"#]]
+            .assert_eq(&told["words"].to_string());
+        assert_eq!(told["segments"][0]["text"], " good day");
+
+        let words: &[(&str, &str)] = &[
+            ("model", "tiny.en"),
+            ("response_format", "verbose_json"),
+            ("timestamp_granularities[]", "word"),
+        ];
+        let posting = post(words);
+        let admitted = world.admit(&next().await).await;
+        world.decode(&admitted, 1).await;
+        world.transcribe_words(&admitted, 0, &["good", "day"]).await;
+        let told = posting.await.unwrap().json();
+        assert_eq!((told["words"].as_array().map(Vec::len), told.get("segments")), (Some(2), None));
     });
 }
 
@@ -141,10 +187,10 @@ fn bad_requests_are_400_with_all_that_is_wrong() {
             async |fields: &[(&str, &str)]| world.post_form(TRANSCRIPTIONS, b"1", fields).await.error();
         expect!["400 invalid_request_error invalid_value model: `model` is missing: whisper-1 for the default, or a model of /v1/models"]
             .assert_eq(&refused(&[]).await);
-        expect![[r#"400 invalid_request_error invalid_value response_format: `response_format` is "diarized_json"; expected json, text, srt, vtt or verbose_json; `timestamp_granularities` cannot be word: this release has no times for words; `model` is "gpt-4o-transcribe", which is not known here; there are base, tiny.en, and whisper-1 for the default; `temperature` is "2"; expected a number from 0 to 1"#]]
+        expect![[r#"400 invalid_request_error invalid_value response_format: `response_format` is "diarized_json"; expected json, text, srt, vtt or verbose_json; `timestamp_granularities` is "letter"; expected segment or word; `timestamp_granularities` cannot be word here: words have times in response_format verbose_json alone; `model` is "gpt-4o-transcribe", which is not known here; there are base, tiny.en, and whisper-1 for the default; `temperature` is "2"; expected a number from 0 to 1"#]]
             .assert_eq(&refused(&[
                 ("model", "gpt-4o-transcribe"), ("response_format", "diarized_json"), ("timestamp_granularities[]", "word"),
-                ("temperature", "2"),
+                ("timestamp_granularities[]", "letter"), ("temperature", "2"),
             ]).await);
         let reply = world
             .request("POST", TRANSCRIPTIONS)

@@ -235,6 +235,7 @@ impl World {
             temperatures: vec![0.0],
             channels: Channels::Mix,
             cutter: 1,
+            decoding: Default::default(),
         };
         let metadata = drop
             .iter()
@@ -278,6 +279,23 @@ impl World {
 
     /// Does what infer does with a segment of 5 s.
     pub async fn transcribe(&self, admitted: &Envelope, index: u32, text: &str) {
+        self.transcribe_as(admitted, index, text, Vec::new()).await;
+    }
+
+    /// The same with times for words, half a second each.
+    pub async fn transcribe_words(&self, admitted: &Envelope, index: u32, words: &[&str]) {
+        let start_ms = u64::from(index) * 5_000;
+        let word = |(at, word): (u64, &&str)| Word {
+            text: format!(" {word}"),
+            start_ms: start_ms + at * 500,
+            end_ms: start_ms + at * 500 + 500,
+            probability: 0.5,
+        };
+        let timed = (0..).zip(words).map(word).collect();
+        self.transcribe_as(admitted, index, &words.join(" "), timed).await;
+    }
+
+    async fn transcribe_as(&self, admitted: &Envelope, index: u32, text: &str, words: Vec<Word>) {
         let start_ms = u64::from(index) * 5_000;
         let span = Span {
             start_ms,
@@ -288,7 +306,7 @@ impl World {
             no_speech_prob: 0.1,
             compression_ratio: 0.9,
             temperature: 0.0,
-            words: Vec::new(),
+            words,
         };
         let transcribed = SegmentTranscribed {
             channel: 0,
@@ -300,6 +318,8 @@ impl World {
             spans: vec![span],
             model: "tiny.en".to_owned(),
             infer_ms: 100,
+            coverage: 1.0,
+            gaps: Vec::new(),
         };
         self.apply(&admitted.follow(transcribed.into(), now())).await;
     }

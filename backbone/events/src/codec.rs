@@ -252,14 +252,28 @@ struct LeanSegment<'a> {
     spans: &'a RawValue,
     model: String,
     infer_ms: u64,
+    #[serde(default = "crate::event::whole")]
+    coverage: f32,
+    #[serde(default)]
+    gaps: Vec<Stretch>,
 }
 
 impl From<LeanSegment<'_>> for Event {
     fn from(lean: LeanSegment) -> Event {
-        let LeanSegment { channel, index, start_ms, end_ms, language, text, spans: _, model, infer_ms } =
-            lean;
-        let spans = Vec::new();
-        SegmentTranscribed { channel, index, start_ms, end_ms, language, text, spans, model, infer_ms }.into()
+        SegmentTranscribed {
+            channel: lean.channel,
+            index: lean.index,
+            start_ms: lean.start_ms,
+            end_ms: lean.end_ms,
+            language: lean.language,
+            text: lean.text,
+            spans: Vec::new(),
+            model: lean.model,
+            infer_ms: lean.infer_ms,
+            coverage: lean.coverage,
+            gaps: lean.gaps,
+        }
+        .into()
     }
 }
 

@@ -180,6 +180,31 @@ pub struct SegmentCut {
     pub settings: Settings,
     /// The lane it runs in.
     pub lane: Lane,
+    /// Where speech was detected, in milliseconds of the segment, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub speech: Vec<Stretch>,
+}
+
+/// A stretch of time in milliseconds. In JSON a pair: `[start, end]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(u64, u64)", into = "(u64, u64)")]
+pub struct Stretch {
+    /// Where it begins.
+    pub start_ms: u64,
+    /// Where it has ended.
+    pub end_ms: u64,
+}
+
+impl From<(u64, u64)> for Stretch {
+    fn from((start_ms, end_ms): (u64, u64)) -> Stretch {
+        Stretch { start_ms, end_ms }
+    }
+}
+
+impl From<Stretch> for (u64, u64) {
+    fn from(Stretch { start_ms, end_ms }: Stretch) -> (u64, u64) {
+        (start_ms, end_ms)
+    }
 }
 
 /// See [`Event::SegmentTranscribed`].
@@ -203,6 +228,21 @@ pub struct SegmentTranscribed {
     pub model: String,
     /// Milliseconds of model time.
     pub infer_ms: u64,
+    /// The share of the detected speech that has text, 0 to 1.
+    #[serde(default = "whole", skip_serializing_if = "is_whole")]
+    pub coverage: f32,
+    /// Detected speech without text, a second and more at a time, within the recording, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<Stretch>,
+}
+
+/// The coverage of a segment that tells none.
+pub(crate) fn whole() -> f32 {
+    1.0
+}
+
+fn is_whole(share: &f32) -> bool {
+    *share == whole()
 }
 
 /// A piece of a segment's text between two timestamps of the model.

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::decoding::Decoding;
 use crate::id::IdError;
 
 /// The rules that cut speech into segments, by number: whatever moves a cut raises it. Ingest freezes it in the
@@ -33,6 +34,9 @@ pub struct Settings {
     pub channels: Channels,
     /// Version of the rules that cut speech into segments; another version cuts elsewhere.
     pub cutter: u32,
+    /// How the decoder searches and what it believes; left out where nothing differs from the default.
+    #[serde(default, skip_serializing_if = "Decoding::is_default")]
+    pub decoding: Decoding,
 }
 
 impl Settings {
@@ -159,5 +163,22 @@ mod tests {
         assert_eq!(settings, again);
         assert_eq!(settings.canonical(), again.canonical());
         assert_eq!(settings.temperatures.len(), 6);
+        assert!(settings.decoding.is_default());
+    }
+
+    #[test]
+    fn options_of_decoding_change_the_bytes_only_where_they_differ() {
+        let with = |decoding: &str| {
+            let json = format!(r#"{{"model":{{"name":"a","sha256":"b"}},"cutter":1{decoding}}}"#);
+            let settings: Settings = serde_json::from_str(&json).unwrap();
+            assert_eq!(settings, serde_json::from_slice(&settings.canonical()).unwrap());
+            String::from_utf8(settings.canonical()).unwrap()
+        };
+        let before = r#"{"model":{"name":"a","sha256":"b"},"task":"transcribe","temperatures":[0.0,0.2,0.4,0.6,0.8,1.0],"channels":"mix","cutter":1}"#;
+        assert_eq!(with(""), before);
+        assert_eq!(with(r#","decoding":{}"#), before);
+        assert_eq!(with(r#","decoding":{"beam_size":1,"no_speech_threshold":0.6}"#), before);
+        let searched = format!("{},\"decoding\":{{\"beam_size\":5}}}}", &before[..before.len() - 1]);
+        assert_eq!(with(r#","decoding":{"beam_size":5}"#), searched);
     }
 }

@@ -248,6 +248,7 @@ fn settings() -> Settings {
         temperatures: vec![0.0, 0.2, 0.4, 0.6, 0.8, 1.0],
         channels: Channels::Mix,
         cutter: 1,
+        decoding: Default::default(),
     }
 }
 
@@ -287,7 +288,8 @@ fn requested(number: u32) -> Envelope {
 fn cut(work: &Envelope, index: u32) -> Envelope {
     let start_ms = u64::from(index) * 30_000;
     let (end_ms, lane) = (start_ms + 30_000, Lane::Batch);
-    let event = SegmentCut { channel: 0, index, start_ms, end_ms, settings: settings(), lane };
+    let event =
+        SegmentCut { channel: 0, index, start_ms, end_ms, settings: settings(), lane, speech: Vec::new() };
     work.follow(event.into(), events::now())
 }
 
@@ -302,5 +304,7 @@ fn transcribed() -> SegmentTranscribed {
         spans: Vec::new(),
         model: "ab".repeat(32),
         infer_ms: 100,
+        coverage: 1.0,
+        gaps: Vec::new(),
     }
 }

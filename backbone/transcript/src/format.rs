@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use events::{Cause, Channels, RecordingId, Task};
+use events::{Cause, Channels, RecordingId, Stretch, Task};
 use serde::Serialize;
 
 use crate::segment::{Outcome, Segment};
@@ -233,6 +233,12 @@ pub struct DocumentSegment<'a> {
     /// Why there is no text: `{code, message}`; left out where there is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed: Option<&'a Cause>,
+    /// The share of the detected speech that has text, 0 to 1; left out where all of it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coverage: Option<f32>,
+    /// Detected speech without text, a second and more at a time, `[start, end]` each; left out where there is none.
+    #[serde(skip_serializing_if = "<[Stretch]>::is_empty")]
+    pub gaps: &'a [Stretch],
     /// The text in pieces with their own times.
     pub spans: [DocumentSpan<'a>; 0],
 }
@@ -319,6 +325,8 @@ impl DocumentSegment<'_> {
                 Outcome::Failed { cause, .. } => Some(cause),
                 Outcome::Transcribed { .. } => None,
             },
+            coverage: Some(segment.coverage()).filter(|coverage| *coverage < 1.0),
+            gaps: segment.gaps(),
             spans: [],
         }
     }

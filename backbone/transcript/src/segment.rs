@@ -1,6 +1,6 @@
 //! One segment's outcome.
 
-use events::{Cause, Envelope, Event, EventId, Span};
+use events::{Cause, Envelope, Event, EventId, Span, Stretch};
 use jiff::Timestamp;
 
 /// A segment that ended: with its text, or with the reason why there is none. `S` stands for its spans: values, or a
@@ -40,6 +40,10 @@ pub enum Outcome<S = Vec<Span>> {
         model: String,
         /// Milliseconds of model time.
         infer_ms: u64,
+        /// The share of the detected speech that has text, 0 to 1.
+        coverage: f32,
+        /// Detected speech without text, in order.
+        gaps: Vec<Stretch>,
     },
     /// Without text.
     Failed {
@@ -61,6 +65,8 @@ impl Segment {
                     spans: done.spans.clone(),
                     model: done.model.clone(),
                     infer_ms: done.infer_ms,
+                    coverage: done.coverage,
+                    gaps: done.gaps.clone(),
                 };
                 (done.channel, done.index, done.start_ms, done.end_ms, outcome)
             }
@@ -88,8 +94,8 @@ impl<S> Segment<S> {
     pub fn with_spans<T>(self, of: impl FnOnce(S) -> T) -> Segment<T> {
         let Segment { channel, index, start_ms, end_ms, round, event_id, occurred_at, outcome } = self;
         let outcome = match outcome {
-            Outcome::Transcribed { language, text, spans, model, infer_ms } => {
-                Outcome::Transcribed { language, text, spans: of(spans), model, infer_ms }
+            Outcome::Transcribed { language, text, spans, model, infer_ms, coverage, gaps } => {
+                Outcome::Transcribed { language, text, spans: of(spans), model, infer_ms, coverage, gaps }
             }
             Outcome::Failed { cause, attempts } => Outcome::Failed { cause, attempts },
         };
@@ -118,6 +124,22 @@ impl<S> Segment<S> {
         match &self.outcome {
             Outcome::Transcribed { text, .. } => text,
             Outcome::Failed { .. } => "",
+        }
+    }
+
+    /// The share of the detected speech that has text; all of it for a failed segment, whose failure says enough.
+    pub fn coverage(&self) -> f32 {
+        match &self.outcome {
+            Outcome::Transcribed { coverage, .. } => *coverage,
+            Outcome::Failed { .. } => 1.0,
+        }
+    }
+
+    /// Detected speech without text; none for a failed segment.
+    pub fn gaps(&self) -> &[Stretch] {
+        match &self.outcome {
+            Outcome::Transcribed { gaps, .. } => gaps,
+            Outcome::Failed { .. } => &[],
         }
     }
 

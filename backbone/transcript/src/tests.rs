@@ -40,6 +40,7 @@ fn settings(channels: Channels) -> Settings {
         temperatures: vec![0.0],
         channels,
         cutter: 1,
+        decoding: Default::default(),
     }
 }
 
@@ -114,6 +115,8 @@ fn said(n: u32, round: u32, channel: u16, index: u32, spans: &[Span]) -> Envelop
             spans: spans.to_vec(),
             model: "tiny.en".into(),
             infer_ms: 120,
+            coverage: 1.0,
+            gaps: Vec::new(),
         },
     )
 }
@@ -267,6 +270,29 @@ fn json_is_our_own_document() {
             r#"{"recording":"00000000-0000-0000-0000-000000003fa1","name":"talk.mp3","generation":0,"status":"complete","reason":null,"task":"transcribe","model":"tiny.en","language":"en","audio_ms":10230,"truncated":null,"failed_segments":1,"text":"Hi, Bob here. Hello Bob. Bye.","channels":[{"channel":0,"text":"Hi, Bob here. Bye."},{"channel":1,"text":"Hello Bob."}],"segments":[{"channel":0,"index":0,"start_ms":0,"end_ms":1000,"language":"en","text":"Hi, Bob here.","spans":[{"start_ms":0,"end_ms":1000,"text":"Hi, Bob here.","avg_logprob":-0.25,"no_speech_prob":0.1,"compression_ratio":0.875,"temperature":0.2,"words":[{"start_ms":0,"end_ms":1000,"text":"Hi,","probability":0.5},{"start_ms":0,"end_ms":1000,"text":"Bob","probability":0.5},{"start_ms":0,"end_ms":1000,"text":"here.","probability":0.5}]}]},{"channel":1,"index":0,"start_ms":1000,"end_ms":2000,"language":null,"text":"","failed":{"code":"out_of_memory","message":"the model ran\n\nout of memory --> use a smaller one"},"spans":[]},{"channel":1,"index":1,"start_ms":2000,"end_ms":3000,"language":"en","text":"Hello Bob.","spans":[{"start_ms":2000,"end_ms":3000,"text":"Hello Bob.","avg_logprob":-0.25,"no_speech_prob":0.1,"compression_ratio":0.875,"temperature":0.2,"words":[{"start_ms":2000,"end_ms":3000,"text":"Hello","probability":0.5},{"start_ms":2000,"end_ms":3000,"text":"Bob.","probability":0.5}]}]},{"channel":0,"index":1,"start_ms":3700000,"end_ms":3701000,"language":"en","text":"Bye.","spans":[{"start_ms":3700000,"end_ms":3701000,"text":"Bye.","avg_logprob":-0.25,"no_speech_prob":0.1,"compression_ratio":0.875,"temperature":0.2,"words":[{"start_ms":3700000,"end_ms":3701000,"text":"Bye.","probability":0.5}]}]}]}"#
         ]],
     );
+}
+
+/// Only a segment that lacks something says so.
+#[test]
+fn what_a_segment_lacks_is_in_the_document() {
+    let mut events = vec![admitted(1, Channels::Mix), decoded(2, &[2])];
+    for index in 0..2 {
+        let start_ms = u64::from(index) * 10_000;
+        let mut envelope = said(3 + index, 0, 0, index, &[span(start_ms, start_ms + 2_000, "Yes.")]);
+        if let (Event::SegmentTranscribed(segment), 1) = (&mut envelope.event, index) {
+            (segment.coverage, segment.gaps) = (0.5, vec![(12_000, 14_000).into()]);
+        }
+        events.push(envelope);
+    }
+    let transcript = Recording::fold(&events).unwrap().transcript(None).unwrap();
+    let document: serde_json::Value = serde_json::from_str(&render(&transcript, Format::Json)).unwrap();
+    let [whole, lacking] = [0, 1].map(|at| &document["segments"][at]);
+    assert_eq!((whole.get("coverage"), whole.get("gaps")), (None, None));
+    assert_eq!(
+        (&lacking["coverage"], lacking["gaps"].to_string().as_str()),
+        (&0.5.into(), "[[12000,14000]]")
+    );
+    assert_eq!(lacking["spans"][0]["words"][0]["text"], "Yes.");
 }
 
 #[test]

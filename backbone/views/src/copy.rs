@@ -46,6 +46,11 @@ impl Rows {
         self.put(Some(&value.to_be_bytes()))
     }
 
+    /// Puts a `real`.
+    pub fn real(&mut self, value: Option<f32>) -> &mut Rows {
+        self.put(value.map(f32::to_be_bytes).as_ref().map(<[u8; 4]>::as_slice))
+    }
+
     /// Puts a `timestamptz`.
     pub fn time(&mut self, value: At) -> &mut Rows {
         self.put(Some(&value.since_2000_us().to_be_bytes()))
@@ -87,16 +92,17 @@ mod tests {
 
     #[test]
     fn a_row_is_lengths_and_big_endian_fields() {
-        let mut rows = Rows::new(5);
-        rows.row().bigint(7).bigint(None).integer(-1).text("ab").uuid(Uuid::from_u128(1));
+        let mut rows = Rows::new(6);
+        rows.row().bigint(7).bigint(None).integer(-1).text("ab").uuid(Uuid::from_u128(1)).real(Some(0.5));
         let mut expected = HEAD.to_vec();
-        expected.extend([0, 5]);
+        expected.extend([0, 6]);
         expected.extend([0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 7]);
         expected.extend([255, 255, 255, 255]);
         expected.extend([0, 0, 0, 4, 255, 255, 255, 255]);
         expected.extend([0, 0, 0, 2, b'a', b'b']);
         expected.extend([0, 0, 0, 16]);
         expected.extend(Uuid::from_u128(1).as_bytes());
+        expected.extend([0, 0, 0, 4, 0x3f, 0, 0, 0]);
         assert_eq!(rows.bytes, expected);
         assert_eq!(HEAD.len(), 19);
     }

@@ -10,7 +10,7 @@ use crate::time::At;
 
 /// The shape of the tables that this program writes. It changes when a template does, and then a new version of the
 /// read side must be built.
-pub const LAYOUT: i32 = 1;
+pub const LAYOUT: i32 = 2;
 
 const TABLES: &str = include_str!("../migrations/read/tables.sql");
 const INDEXES: &str = include_str!("../migrations/read/indexes.sql");

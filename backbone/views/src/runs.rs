@@ -63,6 +63,9 @@ pub struct Wishes {
     /// All channels mixed, or each apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channels: Option<Channels>,
+    /// Options of decoding by name, as text that [`events::Decoding::set`] takes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub decoding: BTreeMap<String, String>,
 }
 
 /// A run to be made.

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use events::RecordingId;
+use events::{RecordingId, Stretch};
 use sqlx::PgConnection;
 use transcript::{Outcome, Segment};
 use uuid::Uuid;
 
 use crate::copy::{self, Rows};
 use crate::error::Error;
-use crate::fold::{SegmentKey, Touched};
+use crate::fold::{SegmentKey, Touched, to_json};
 use crate::schema::Schema;
 use crate::time::At;
 
@@ -70,7 +70,7 @@ async fn copy(
     if segments.is_empty() {
         return Ok(());
     }
-    let mut rows = Rows::new(19);
+    let mut rows = Rows::new(21);
     for ((id, generation, channel, index), segment) in segments {
         let recording = &recordings[id];
         rows.row()
@@ -86,20 +86,23 @@ async fn copy(
             .bigint(signed(segment.start_ms))
             .bigint(signed(segment.end_ms));
         match &segment.outcome {
-            Outcome::Transcribed { language, text, spans, model, infer_ms } => {
+            Outcome::Transcribed { language, text, spans, model, infer_ms, coverage, gaps } => {
                 rows.text(language.as_str()).text(text.as_str()).text(*spans).text(model.as_str());
                 rows.bigint(signed(*infer_ms)).text(None).text(None).bigint(None);
+                let (coverage, gaps) = lacking(*coverage, gaps);
+                rows.real(coverage).text(gaps.as_deref());
             }
             Outcome::Failed { cause, attempts } => {
                 rows.text(None).text(None).text(None).text(None).bigint(None);
                 rows.text(cause.code.as_str()).text(cause.message.as_str()).bigint(i64::from(*attempts));
+                rows.real(None).text(None);
             }
         }
     }
     let statement = format!(
         "COPY {schema}.segments (submitted_at, recording, generation, channel, index, tenant, round, event_id, \
-         occurred_at, start_ms, end_ms, language, text, spans, model, infer_ms, cause_code, cause_message, attempts) \
-         FROM STDIN BINARY"
+         occurred_at, start_ms, end_ms, language, text, spans, model, infer_ms, cause_code, cause_message, attempts, \
+         coverage, gaps) FROM STDIN BINARY"
     );
     rows.send(connection, &statement).await
 }
@@ -121,19 +124,23 @@ async fn upsert(
     }
     sqlx::query(schema.sql(
         "INSERT INTO {schema}.segments (submitted_at, recording, generation, channel, index, tenant, round, event_id, \
-         occurred_at, start_ms, end_ms, language, text, spans, model, infer_ms, cause_code, cause_message, attempts) \
+         occurred_at, start_ms, end_ms, language, text, spans, model, infer_ms, cause_code, cause_message, attempts, \
+         coverage, gaps) \
          SELECT submitted_at, recording, generation, channel, index, tenant, round, event_id, \
-         occurred_at, start_ms, end_ms, language, text, spans, model, infer_ms, cause_code, cause_message, attempts \
+         occurred_at, start_ms, end_ms, language, text, spans, model, infer_ms, cause_code, cause_message, attempts, \
+         coverage, gaps \
          FROM unnest($1::timestamptz[], $2::uuid[], $3::bigint[], $4::int[], $5::bigint[], $6::text[], $7::bigint[], \
          $8::uuid[], $9::timestamptz[], $10::bigint[], $11::bigint[], $12::text[], $13::text[], $14::text[], $15::text[], \
-         $16::bigint[], $17::text[], $18::text[], $19::bigint[]) \
+         $16::bigint[], $17::text[], $18::text[], $19::bigint[], $20::real[], $21::text[]) \
          AS new (submitted_at, recording, generation, channel, index, tenant, round, event_id, \
-         occurred_at, start_ms, end_ms, language, text, spans, model, infer_ms, cause_code, cause_message, attempts) \
+         occurred_at, start_ms, end_ms, language, text, spans, model, infer_ms, cause_code, cause_message, attempts, \
+         coverage, gaps) \
          ON CONFLICT (submitted_at, recording, generation, channel, index) DO UPDATE SET \
          round = excluded.round, event_id = excluded.event_id, occurred_at = excluded.occurred_at, \
          start_ms = excluded.start_ms, end_ms = excluded.end_ms, language = excluded.language, text = excluded.text, \
          spans = excluded.spans, model = excluded.model, infer_ms = excluded.infer_ms, cause_code = excluded.cause_code, \
-         cause_message = excluded.cause_message, attempts = excluded.attempts \
+         cause_message = excluded.cause_message, attempts = excluded.attempts, coverage = excluded.coverage, \
+         gaps = excluded.gaps \
          WHERE (excluded.round, excluded.cause_code IS NULL, excluded.event_id) \
              > (segments.round, segments.cause_code IS NULL, segments.event_id)",
     ))
@@ -156,6 +163,8 @@ async fn upsert(
     .bind(columns.cause_code)
     .bind(columns.cause_message)
     .bind(columns.attempts)
+    .bind(columns.coverage)
+    .bind(columns.gaps)
     .execute(connection)
     .await?;
     Ok(())
@@ -183,6 +192,8 @@ struct SegmentColumns {
     cause_code: Vec<Option<String>>,
     cause_message: Vec<Option<String>>,
     attempts: Vec<Option<i64>>,
+    coverage: Vec<Option<f32>>,
+    gaps: Vec<Option<String>>,
 }
 
 impl SegmentColumns {
@@ -200,7 +211,8 @@ impl SegmentColumns {
         self.start_ms.push(signed(segment.start_ms));
         self.end_ms.push(signed(segment.end_ms));
         match &segment.outcome {
-            Outcome::Transcribed { language, text, spans, model, infer_ms } => {
+            Outcome::Transcribed { language, text, spans, model, infer_ms, coverage, gaps } => {
+                let (coverage, gaps) = lacking(*coverage, gaps);
                 self.language.push(Some(language.clone()));
                 self.text.push(Some(text.clone()));
                 self.spans.push(Some((*spans).to_owned()));
@@ -209,6 +221,8 @@ impl SegmentColumns {
                 self.cause_code.push(None);
                 self.cause_message.push(None);
                 self.attempts.push(None);
+                self.coverage.push(coverage);
+                self.gaps.push(gaps);
             }
             Outcome::Failed { cause, attempts } => {
                 self.language.push(None);
@@ -219,9 +233,16 @@ impl SegmentColumns {
                 self.cause_code.push(Some(cause.code.clone()));
                 self.cause_message.push(Some(cause.message.clone()));
                 self.attempts.push(Some((*attempts).into()));
+                self.coverage.push(None);
+                self.gaps.push(None);
             }
         }
     }
+}
+
+/// What a segment lacks, as its columns: nothing where all its speech has text.
+fn lacking(coverage: f32, gaps: &[Stretch]) -> (Option<f32>, Option<String>) {
+    ((coverage < 1.0).then_some(coverage), (!gaps.is_empty()).then(|| to_json(&gaps)))
 }
 
 /// A number that `Entry::read` found to be small enough.

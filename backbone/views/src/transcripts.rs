@@ -41,7 +41,7 @@ const TRANSCRIPT: &str = "SELECT x.*, CASE WHEN coalesce(x.place, 1) = 1 THEN t.
      AND t.generation = coalesce($2, r.generation) \
      LEFT JOIN LATERAL (SELECT row_number() OVER (ORDER BY s.channel, s.index) AS place, s.channel, s.index, \
      s.round AS segment_round, s.event_id, s.occurred_at, s.start_ms, s.end_ms, s.language AS segment_language, s.text, \
-     s.spans, s.model AS segment_model, s.infer_ms, s.cause_code, s.cause_message, s.attempts \
+     s.spans, s.model AS segment_model, s.infer_ms, s.cause_code, s.cause_message, s.attempts, s.coverage, s.gaps \
      FROM read.segments s WHERE s.submitted_at = r.submitted_at AND s.recording = r.id \
      AND s.generation = t.generation) x ON true \
      WHERE r.id = $1 AND ($3::text IS NULL OR r.tenant = $3) ORDER BY x.place";
@@ -150,6 +150,11 @@ fn segment<S: Spans>(row: &PgRow) -> Result<Option<Segment<S>>, Error> {
                 .map_err(|error| Error::Corrupt(format!("spans: {error}")))?,
             model: row.try_get("segment_model")?,
             infer_ms: number("infer_ms")?,
+            coverage: row.try_get::<Option<f32>, _>("coverage")?.unwrap_or(1.0),
+            gaps: match row.try_get::<Option<&str>, _>("gaps")? {
+                Some(_) => state::json(row, "gaps")?,
+                None => Vec::new(),
+            },
         },
     };
     Ok(Some(Segment {

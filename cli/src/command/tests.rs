@@ -74,6 +74,19 @@ fn what_is_typed_is_understood() {
         [("language", "de"), ("task", "translate")].map(|(a, b)| (a.to_owned(), b.to_owned()))
     );
 
+    let Ok(Command::Drop(drop)) =
+        parse("drop a.wav --beam-size 5 --word-timestamps --no-condition --decoding patience=2")
+    else {
+        panic!("options of decoding are taken");
+    };
+    let fields = [
+        ("beam_size", "5"),
+        ("word_timestamps", "true"),
+        ("condition_on_previous_text", "false"),
+        ("patience", "2"),
+    ];
+    assert_eq!(drop.wishes.fields(), fields.map(|(a, b)| (a.to_owned(), b.to_owned())));
+
     let Ok(Command::Replay(replay)) =
         parse("replay --made-by tiny.en --id a --id b --temperature 0,0.4 --wait")
     else {
@@ -98,6 +111,9 @@ fn what_makes_no_sense_is_refused() {
         ("drop a.wav --lane replay", ErrorKind::InvalidValue),
         ("drop a.wav --tenant acme", ErrorKind::MissingRequiredArgument),
         ("drop a.wav --jobs 0", ErrorKind::ValueValidation),
+        ("drop a.wav --beam-size 17", ErrorKind::ValueValidation),
+        ("drop a.wav --decoding speed=2", ErrorKind::ValueValidation),
+        ("transcribe a.wav --best-of none", ErrorKind::ValueValidation),
         ("transcribe", ErrorKind::MissingRequiredArgument),
         ("get", ErrorKind::MissingRequiredArgument),
         ("get id --about --format srt", ErrorKind::ArgumentConflict),

@@ -47,6 +47,7 @@ impl Bench {
             temperatures: vec![0.0],
             channels: Channels::Mix,
             cutter: CUTTER_VERSION,
+            decoding: Default::default(),
         };
         let audio = Audio { key, bytes, sha256: "cd".into(), container: "wav".into(), estimated_ms: 1000 };
         let (lane, activation) = (Lane::Batch, Activation::Auto);

@@ -36,6 +36,32 @@ fn check(score: &[(f32, f32)], then: Expect) {
     then.assert_eq(&text.join(" "));
 }
 
+/// Given a score, then this speech in each segment, in milliseconds since its start.
+fn check_speech(score: &[(f32, f32)], then: Expect) {
+    let told = |cut: Cut| {
+        let ms = |frame: u64| (frame - cut.start) * 16;
+        let speech: Vec<_> = cut.speech.iter().map(|s| format!("{}..{}", ms(s.start), ms(s.end))).collect();
+        speech.join(" ")
+    };
+    let cuts: Vec<_> = cut(&frames(score), 0, SEGMENT_MS_MAX).into_iter().map(told).collect();
+    then.assert_eq(&cuts.join(" | "));
+}
+
+#[test]
+fn the_speech_in_a_segment_is_told() {
+    check_speech(&[(5.0, 0.0), (2.0, 0.9), (5.0, 0.0)], expect!["192..2192"]);
+    check_speech(&[(2.0, 0.9)], expect!["0..2000"]);
+    // Pauses of 0.2 s and 0.5 s: the short one is not told.
+    let three = [(1.0, 0.0), (2.0, 0.9), (0.2, 0.0), (1.0, 0.9), (0.5, 0.0), (2.0, 0.9), (1.0, 0.0)];
+    check_speech(&three, expect!["192..3376 3872..5872"]);
+    // A click beside a word is no speech, whatever segment it is in.
+    check_speech(&[(1.0, 0.0), (0.05, 0.9), (0.4, 0.0), (1.0, 0.9), (1.0, 0.0)], expect!["640..1632"]);
+    // A run that is cut ends in one segment and goes on in the next.
+    check_speech(&[(70.0, 0.9)], expect!["0..30000 | 0..30000 | 0..10000"]);
+    // A segment without a cut in a pause: what was dropped before it is not in it.
+    check_speech(&[(0.08, 0.9), (1.0, 0.0), (1.0, 0.9), (2.0, 0.0)], expect!["192..1200"]);
+}
+
 #[test]
 fn silence_and_clicks_are_no_segments() {
     check(&[], expect![""]);
@@ -141,6 +167,11 @@ fn always() {
             assert!(c.start >= end && c.end > c.start && c.end <= given.len() as u64, "{cuts:?}");
             assert!((c.end - c.start) * 16 <= u64::from(segment_ms_max), "{cuts:?}");
             end = c.end;
+            let mut said = c.start;
+            for speech in &c.speech {
+                assert!(speech.start >= said && speech.end > speech.start && speech.end <= c.end, "{c:?}");
+                said = speech.end + TOLD_GAP_FRAMES;
+            }
             // A new cutter that starts at the end of a cut makes the same cuts.
             assert_eq!(cut(&given, c.end, segment_ms_max), cuts[n + 1..]);
         }

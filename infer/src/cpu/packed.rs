@@ -30,7 +30,7 @@ const HEADER: usize = 4_096;
 /// written, and a folder that cannot be written is no error.
 pub fn load(places: &Places, weights: &Weights) -> Result<Image, LoadError> {
     let Some((file, key)) = named(places, weights) else { return places.pack(weights) };
-    match read(&file, &key, places.len()) {
+    match read(&file, &key, places.image_bytes()) {
         Ok(image) => return Ok(image),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => tracing::info!(file = %file.display(), %error, "packed weights are made again"),
@@ -122,10 +122,10 @@ mod tests {
             let weights = Weights::open(folder.path()).unwrap();
             let places = Places::new(dims(&weights).unwrap(), precision);
             let (file, key) = named(&places, &weights).unwrap();
-            assert!(read(&file, &key, places.len()).is_err());
+            assert!(read(&file, &key, places.image_bytes()).is_err());
             let packed = places.pack(&weights).unwrap();
             assert_eq!(load(&places, &weights).unwrap().bytes(), packed.bytes());
-            assert_eq!(read(&file, &key, places.len()).unwrap().bytes(), packed.bytes());
+            assert_eq!(read(&file, &key, places.image_bytes()).unwrap().bytes(), packed.bytes());
             assert_eq!(load(&places, &weights).unwrap().bytes(), packed.bytes());
         }
         // Nothing but the files themselves is left behind.
@@ -158,7 +158,7 @@ mod tests {
             let mut bytes = whole.clone();
             damage(&mut bytes);
             fs::write(&file, &bytes).unwrap();
-            assert!(read(&file, &key, places.len()).is_err(), "damage {i} is found");
+            assert!(read(&file, &key, places.image_bytes()).is_err(), "damage {i} is found");
             assert_eq!(load(&places, &weights).unwrap().bytes(), expected.bytes());
             assert_eq!(fs::read(&file).unwrap(), whole, "and repaired");
         }
@@ -167,6 +167,6 @@ mod tests {
         File::options().append(true).open(&other).unwrap().set_modified(UNIX_EPOCH).unwrap();
         let (_, changed) = named(&places, &weights).unwrap();
         assert_ne!(changed, key);
-        assert!(read(&file, &changed, places.len()).is_err());
+        assert!(read(&file, &changed, places.image_bytes()).is_err());
     }
 }

@@ -18,7 +18,7 @@ fn check_mistakes(fields: &[(&str, &[u8])], then: Expect) {
 
 #[test]
 fn every_field_is_read() {
-    let fields: [(&str, &[u8]); 16] = [
+    let fields: [(&str, &[u8]); 20] = [
         ("uri", b"s3://bucket/a%20b.mp3"),
         ("drop", b"call-17_a"),
         ("name", "Gespräch.mp3".as_bytes()),
@@ -30,6 +30,10 @@ fn every_field_is_read() {
         ("prompt", b"one\ntwo"),
         ("channels", b"each"),
         ("temperature", b"0, 0.4"),
+        ("beam_size", b"5"),
+        ("hotwords", "Zé".as_bytes()),
+        ("word_timestamps", b"true"),
+        ("log_prob_threshold", b"none"),
         ("sha256", &[b'a'; 64]),
         ("trace", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
         ("meta.call", b"7"),
@@ -56,6 +60,13 @@ fn every_field_is_read() {
         prompt: text("one\ntwo"),
         channels: text("each"),
         temperature: text("0, 0.4"),
+        decoding: Decoding {
+            beam_size: 5,
+            hotwords: text("Zé"),
+            word_timestamps: true,
+            log_prob_threshold: None,
+            ..Decoding::default()
+        },
     };
     assert_eq!(wishes, expected);
 }
@@ -115,6 +126,26 @@ fn mistakes_say_what_to_do() {
             meta.: needs a name behind the dot
             "meta.big": has 20000 bytes; keep it under 16384
             meta.*: all of it together has 20004 bytes; keep it under 16384"#]],
+    );
+    check_mistakes(
+        &[
+            ("audio", b"x"),
+            ("beam_size", b"40"),
+            ("beam_size", b"2"),
+            ("patience", b"\xff"),
+            ("hotwords", &[b'x'; 1025]),
+            ("prefix", b"a\x07b"),
+            ("word_timestamps", b"perhaps"),
+            ("no_speech_threshold", b"1.5"),
+        ],
+        expect![[r#"
+            "beam_size": is given more than once; give it once
+            beam_size: is "40"; expected a whole number from 1 to 16
+            patience: is not UTF-8 text
+            hotwords: has 1025 bytes; at most 1024 are taken, and the model has room for a few hundred words
+            prefix: holds the control character '\u{7}'; leave it out
+            word_timestamps: is "perhaps"; expected true or false
+            no_speech_threshold: is "1.5"; expected a number from 0 to 1, or none to switch the test off"#]],
     );
     check_mistakes(
         &[("uri", b"talk.mp3")],

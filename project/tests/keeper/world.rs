@@ -95,6 +95,7 @@ impl World {
             temperatures: vec![0.0],
             channels: Channels::Mix,
             cutter: CUTTER_VERSION,
+            decoding: Default::default(),
         };
         let audio = Audio {
             key,
@@ -137,6 +138,8 @@ impl World {
                 spans: Vec::new(),
                 model: "any".into(),
                 infer_ms: 100,
+                coverage: 1.0,
+                gaps: Vec::new(),
             };
             self.tell(n, generation, said).await;
         }

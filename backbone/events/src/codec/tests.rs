@@ -1,4 +1,5 @@
 use super::*;
+use crate::decoding::Decoding;
 use crate::settings::{Activation, Channels, Lane, ModelRef, Settings, Task, default_temperatures};
 use std::path::Path;
 
@@ -11,6 +12,7 @@ fn settings() -> Settings {
         temperatures: default_temperatures(),
         channels: Channels::Mix,
         cutter: 1,
+        decoding: Decoding::default(),
     }
 }
 
@@ -63,7 +65,16 @@ fn one_of_each() -> Vec<Event> {
         }
         .into(),
         RecordingFailed { stage: "decode".into(), cause: cause(), attempts: 1 }.into(),
-        SegmentCut { channel, index, start_ms, end_ms, settings: settings(), lane: Lane::Replay }.into(),
+        SegmentCut {
+            channel,
+            index,
+            start_ms,
+            end_ms,
+            settings: settings(),
+            lane: Lane::Replay,
+            speech: Vec::new(),
+        }
+        .into(),
         SegmentTranscribed {
             channel,
             index,
@@ -84,6 +95,8 @@ fn one_of_each() -> Vec<Event> {
             }],
             model: "tiny.en".into(),
             infer_ms: 120,
+            coverage: 1.0,
+            gaps: Vec::new(),
         }
         .into(),
         SegmentFailed { channel, index, start_ms, end_ms, cause: cause(), attempts: 3 }.into(),
@@ -138,11 +151,42 @@ fn every_type_matches_its_golden_file() {
 /// A deletion names its drop since a later release; what was written before stays as it was.
 #[test]
 fn a_deletion_with_its_drop_matches_its_golden_file() {
-    let envelope = envelope(RecordingDeleted { by: "api".into(), drop_id: Some("1-0".into()) }.into());
-    let path = golden("RecordingDeleted.with_drop", 1);
+    let deleted = RecordingDeleted { by: "api".into(), drop_id: Some("1-0".into()) };
+    check_golden("RecordingDeleted.with_drop", deleted);
+}
+
+fn check_golden(name: &str, event: impl Into<Event>) {
+    let envelope = envelope(event.into());
+    let path = golden(name, 1);
     let stored = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     assert_eq!(stored, encode(&envelope).unwrap() + "\n");
     assert_eq!(decode(stored.as_bytes()).unwrap(), Decoded::Known(Box::new(envelope)));
+}
+
+/// Options of decoding, detected speech and what of it has no text came later; without them both stayed as they were.
+#[test]
+fn a_segment_with_all_that_was_added_matches_its_golden_file() {
+    let pairs = |pairs: &[(u64, u64)]| pairs.iter().map(|&pair| pair.into()).collect();
+    for event in one_of_each() {
+        match event {
+            Event::SegmentCut(mut cut) => {
+                cut.settings.decoding = Decoding {
+                    beam_size: 5,
+                    hotwords: Some("Ana".into()),
+                    word_timestamps: true,
+                    no_speech_threshold: None,
+                    ..Decoding::default()
+                };
+                cut.speech = pairs(&[(192, 2_304), (2_768, 5_008)]);
+                check_golden("SegmentCut.with_speech", cut);
+            }
+            Event::SegmentTranscribed(mut segment) => {
+                (segment.coverage, segment.gaps) = (0.75, pairs(&[(3_000, 4_500)]));
+                check_golden("SegmentTranscribed.with_gaps", segment);
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Each golden file ever released decodes, whatever the newest version is.

@@ -300,6 +300,7 @@ pub fn settings() -> Settings {
         temperatures: vec![0.0],
         channels: Channels::Mix,
         cutter: 1,
+        decoding: Default::default(),
     }
 }
 
@@ -334,6 +335,7 @@ pub fn cut(work: &Envelope, index: u32) -> Envelope {
         end_ms: start_ms + 1000,
         settings: settings(),
         lane: Lane::Batch,
+        speech: Vec::new(),
     };
     work.follow(event.into(), events::now())
 }

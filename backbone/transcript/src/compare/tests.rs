@@ -35,6 +35,8 @@ fn segment(index: u32, start_ms: u64, end_ms: u64, language: &str, text: &str) -
             spans: vec![span],
             model: "any".into(),
             infer_ms: 500,
+            coverage: 1.0,
+            gaps: Vec::new(),
         },
     }
 }

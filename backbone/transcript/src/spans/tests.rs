@@ -72,6 +72,8 @@ fn transcript<S>(spans: impl IntoIterator<Item = S>) -> Transcript<S> {
             spans,
             model: "tiny".into(),
             infer_ms: 5,
+            coverage: if index == 0 { 0.75 } else { 1.0 },
+            gaps: if index == 0 { vec![events::Stretch { start_ms: 100, end_ms: 300 }] } else { Vec::new() },
         },
     };
     let mut segments: Vec<_> = spans.into_iter().enumerate().map(segment).collect();

@@ -95,6 +95,9 @@ CREATE TABLE {schema}.segments (
     cause_message text,
     attempts      bigint,
     search        tsvector    NOT NULL GENERATED ALWAYS AS (to_tsvector({schema}.config(language), coalesce(text, ''))) STORED,
+    -- The share of the detected speech that has text, and what has none, as JSON; null where all of it has.
+    coverage      real,
+    gaps          text,
     PRIMARY KEY (submitted_at, recording, generation, channel, index)
 );
 

@@ -73,6 +73,8 @@ fn envelopes() -> Vec<Envelope> {
         spans: Vec::new(),
         model: "hash".to_owned(),
         infer_ms: 1,
+        coverage: 1.0,
+        gaps: Vec::new(),
     };
     vec![
         envelope(1, admitted),

@@ -23,6 +23,9 @@ pub enum Unfit {
     /// The model cannot translate.
     #[error("{0} knows English only and cannot translate; use a multilingual model")]
     Translate(String),
+    /// An option of decoding is not one, or not for this release.
+    #[error("{0}; make the run again, with programs of one release")]
+    Decoding(String),
 }
 
 impl Unfit {
@@ -32,6 +35,7 @@ impl Unfit {
             Unfit::UnknownModel(_) => "unknown_model",
             Unfit::Language { .. } => "model_language",
             Unfit::Translate(_) => "model_translate",
+            Unfit::Decoding(_) => "decoding_option",
         }
     }
 }
@@ -65,6 +69,10 @@ pub fn resolve(
     }
     // An English-only model always gets `en`, as at admission.
     let language = if model.multilingual { wished } else { Some("en") };
+    let mut decoding = own.decoding.clone();
+    for (option, text) in &wishes.decoding {
+        decoding.set(option, text).map_err(|problem| Unfit::Decoding(format!("{option} {problem}")))?;
+    }
     Ok(Settings {
         model: ModelRef { name: model.name.clone(), sha256: model.sha256.clone() },
         task,
@@ -73,12 +81,13 @@ pub fn resolve(
         temperatures: wishes.temperatures.clone().unwrap_or_else(|| own.temperatures.clone()),
         channels: wishes.channels.unwrap_or(own.channels),
         cutter: CUTTER_VERSION,
+        decoding,
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use events::Channels;
+    use events::{Channels, Decoding};
 
     use super::*;
 
@@ -102,13 +111,14 @@ mod tests {
             temperatures: vec![0.0],
             channels: Channels::Each,
             cutter: 0,
+            decoding: Decoding { beam_size: 3, hotwords: Some("Zé".into()), ..Decoding::default() },
         }
     }
 
     fn check(wishes: &Wishes, own: &Settings, found: Option<&str>, then: &str) {
         let told = match resolve(wishes, own, found, &models()) {
             Ok(settings) => {
-                let Settings { model, task, language, prompt, temperatures, channels, cutter } = settings;
+                let Settings { model, task, language, prompt, temperatures, channels, cutter, .. } = settings;
                 assert_eq!((model.sha256, cutter), (format!("sha of {}", model.name), CUTTER_VERSION));
                 let (language, prompt) = (language.unwrap_or("-".into()), prompt.unwrap_or("-".into()));
                 format!("{} {task} {language} {prompt} {temperatures:?} {channels}", model.name)
@@ -140,8 +150,30 @@ mod tests {
             prompt: Some("Eva".into()),
             temperatures: Some(vec![0.5]),
             channels: Some(Channels::Mix),
+            ..Wishes::default()
         };
         check(&all, &german, Some("de"), "base translate - Eva [0.5] mix");
+    }
+
+    #[test]
+    fn options_of_decoding_change_one_by_one() {
+        let wishes = |options: &[(&str, &str)]| Wishes {
+            decoding: options.iter().map(|(name, text)| ((*name).into(), (*text).into())).collect(),
+            ..Wishes::default()
+        };
+        let own = own("base", None);
+        let resolved = |options: &[(&str, &str)]| resolve(&wishes(options), &own, None, &models());
+        assert_eq!(resolved(&[]).unwrap().decoding, own.decoding);
+        let changed = resolved(&[("beam_size", "1"), ("word_timestamps", "true")]).unwrap().decoding;
+        assert_eq!(changed, Decoding { beam_size: 1, word_timestamps: true, ..own.decoding.clone() });
+        let unfit = resolved(&[("beam_size", "many")]).unwrap_err();
+        assert_eq!(
+            (unfit.code(), unfit.to_string().as_str()),
+            (
+                "decoding_option",
+                "beam_size is \"many\"; expected a whole number from 1 to 16; make the run again, with programs of one release"
+            )
+        );
     }
 
     #[test]

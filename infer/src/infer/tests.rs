@@ -1,0 +1,159 @@
+use events::{Channels, Decoding, EventId, ModelRef, RecordingId, Settings, Shard, Tenant};
+
+use super::*;
+use crate::spans::Span;
+
+fn cut(index: u32, decoding: Decoding) -> SegmentCut {
+    SegmentCut {
+        channel: 1,
+        index,
+        start_ms: 60_000,
+        end_ms: 80_000,
+        settings: Settings {
+            model: ModelRef { name: "base".into(), sha256: "ab".into() },
+            task: events::Task::Translate,
+            language: Some("de".into()),
+            prompt: Some("Ana".into()),
+            temperatures: vec![0.0, 0.5],
+            channels: Channels::Each,
+            cutter: 1,
+            decoding,
+        },
+        lane: Lane::Batch,
+        speech: [(200, 1_900), (2_500, 19_000)].map(Stretch::from).into(),
+    }
+}
+
+fn word(start_ms: u64, end_ms: u64, text: &str) -> Word {
+    Word { start_ms, end_ms, text: text.into(), probability: 0.5 }
+}
+
+fn span(start_ms: u64, end_ms: u64, words: Vec<Word>) -> Span {
+    Span {
+        start_ms,
+        end_ms,
+        text: words.iter().map(|word| word.text.as_str()).collect(),
+        tokens: vec![1, 2],
+        avg_logprob: -0.25,
+        no_speech_prob: 0.125,
+        compression_ratio: 1.5,
+        temperature: 0.0,
+        words,
+    }
+}
+
+fn output(spans: Vec<Span>) -> Output {
+    Output { language: "de".into(), language_probability: 1.0, spans, coverage: 1.0, gaps: Vec::new() }
+}
+
+/// The defaults of a drop are the engine's own: what nobody chose is decoded as before there was a choice.
+#[test]
+fn defaults_are_the_engines() {
+    let options = options(&cut(0, Decoding::default()));
+    let expected = Options {
+        task: Task::Translate,
+        language: Some("de".into()),
+        prompt: Some("Ana".into()),
+        temperatures: vec![0.0, 0.5],
+        speech: vec![200..1_900, 2_500..19_000],
+        ..Options::default()
+    };
+    assert_eq!(options, expected);
+    assert_eq!(events::decoding::CANDIDATES_MAX as usize, crate::engine::CANDIDATES_MAX);
+}
+
+#[test]
+fn every_option_reaches_the_engine() {
+    let decoding = Decoding {
+        beam_size: 5,
+        best_of: 3,
+        patience: 2.0,
+        length_penalty: Some(0.5),
+        hotwords: Some("Zé".into()),
+        prefix: Some("Dear".into()),
+        condition_on_previous_text: false,
+        word_timestamps: true,
+        without_timestamps: true,
+        compression_ratio_threshold: None,
+        log_prob_threshold: Some(-0.5),
+        no_speech_threshold: None,
+    };
+    let first = options(&cut(0, decoding.clone()));
+    let expected = Options {
+        beams: 5,
+        best_of: 3,
+        patience: 2.0,
+        length_penalty: Some(0.5),
+        hotwords: Some("Zé".into()),
+        prefix: Some("Dear".into()),
+        condition_on_previous_text: false,
+        words: true,
+        timestamps: false,
+        thresholds: Thresholds { compression_ratio: None, avg_logprob: Some(-0.5), no_speech: None },
+        ..options(&cut(0, Decoding::default()))
+    };
+    assert_eq!(first, expected);
+    let later = options(&cut(1, decoding));
+    assert_eq!(later, Options { prefix: None, ..first }, "only the first segment begins with the prefix");
+}
+
+#[test]
+fn a_result_is_told_in_the_recordings_time() {
+    let words = vec![word(400, 900, " Hallo"), word(900, 1_900, " Welt.")];
+    let output = Output { coverage: 0.75, gaps: vec![3_000..7_000], ..output(vec![span(400, 1_900, words)]) };
+    let told = result(&cut(2, Decoding::default()), output, 7);
+    assert_eq!(
+        (told.text.as_str(), told.spans[0].start_ms, told.spans[0].end_ms),
+        ("Hallo Welt.", 60_400, 61_900)
+    );
+    let words: Vec<_> =
+        told.spans[0].words.iter().map(|word| (word.text.as_str(), word.start_ms, word.end_ms)).collect();
+    assert_eq!(words, [(" Hallo", 60_400, 60_900), (" Welt.", 60_900, 61_900)]);
+    assert_eq!((told.coverage, told.gaps), (0.75, vec![Stretch { start_ms: 63_000, end_ms: 67_000 }]));
+    // What ends behind the segment ends with it.
+    let late = result(
+        &cut(2, Decoding::default()),
+        self::output(vec![span(0, 25_000, vec![word(0, 21_000, "a")])]),
+        7,
+    );
+    assert_eq!((late.spans[0].end_ms, late.spans[0].words[0].end_ms), (80_000, 80_000));
+}
+
+fn work() -> Envelope {
+    let at = events::now();
+    let recording: RecordingId = "00000000-0000-0000-0000-000000000007".parse().unwrap();
+    Envelope {
+        event_id: EventId::from(recording.as_uuid()),
+        shard: Shard(0),
+        seq: None,
+        recording,
+        tenant: Tenant::default(),
+        generation: 0,
+        round: 0,
+        submitted_at: at,
+        occurred_at: at,
+        trace: None,
+        causation_id: None,
+        event: cut(0, Decoding::default()).into(),
+    }
+}
+
+#[test]
+fn a_result_fits_an_event() {
+    let told = |spans: usize, words: usize| {
+        let words: Vec<Word> = (0..words).map(|_| word(0, 10, " abcde")).collect();
+        let spans: Vec<Span> =
+            (0..spans).map(|_| Span { tokens: vec![50_000; 100], ..span(0, 10, words.clone()) }).collect();
+        let fact = fact(&work(), result(&cut(0, Decoding::default()), output(spans), 1).into());
+        assert!(events::encode(&fact).is_ok());
+        let Event::SegmentTranscribed(segment) = fact.event else { panic!("{fact:?}") };
+        let (words, tokens) = segment
+            .spans
+            .iter()
+            .fold((0, 0), |(words, tokens), span| (words + span.words.len(), tokens + span.tokens.len()));
+        (words, tokens, segment.text.len())
+    };
+    assert_eq!(told(10, 15), (150, 1_000, 150 * 6 - 1), "ordinary speech is whole");
+    assert_eq!(told(10, 100), (0, 1_000, 1_000 * 6 - 1));
+    assert_eq!(told(100, 10), (0, 0, 1_000 * 6 - 1));
+}
