@@ -53,9 +53,9 @@ fn the_speech_in_a_segment_is_told() {
     check_speech(&[(2.0, 0.9)], expect!["0..2000"]);
     // Pauses of 0.2 s and 0.5 s: the short one is not told.
     let three = [(1.0, 0.0), (2.0, 0.9), (0.2, 0.0), (1.0, 0.9), (0.5, 0.0), (2.0, 0.9), (1.0, 0.0)];
-    check_speech(&three, expect!["192..3376 3872..5872"]);
+    check_speech(&three, expect!["192..3408 3904..5904"]);
     // A click beside a word is no speech, whatever segment it is in.
-    check_speech(&[(1.0, 0.0), (0.05, 0.9), (0.4, 0.0), (1.0, 0.9), (1.0, 0.0)], expect!["640..1632"]);
+    check_speech(&[(1.0, 0.0), (0.05, 0.9), (0.4, 0.0), (1.0, 0.9), (1.0, 0.0)], expect!["640..1648"]);
     // A run that is cut ends in one segment and goes on in the next.
     check_speech(&[(70.0, 0.9)], expect!["0..30000 | 0..30000 | 0..10000"]);
     // A segment without a cut in a pause: what was dropped before it is not in it.
