@@ -116,7 +116,9 @@ fn what_is_no_audio_is_told_and_is_exit_code_1() {
 #[test]
 fn a_model_that_is_not_there_is_told_with_its_remedy() {
     let folder = tempfile::tempdir().expect("there is room for a folder");
-    let ended = transcribe(folder.path(), &["--model", "base", "talk.mp3"]);
+    let talk = folder.path().join("talk.mp3");
+    std::fs::write(&talk, "ID3").expect("the disk has room");
+    let ended = transcribe(folder.path(), &["--model", "base", talk.to_str().expect("a plain name")]);
     assert_eq!(ended.status.code(), Some(1));
     let told = text(&ended.stderr);
     assert!(told.contains("`voiceforge models pull base`") && told.lines().count() == 1, "{told}");

@@ -50,29 +50,34 @@ fn merged(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
 mod tests {
     use super::*;
 
-    fn check(speech: &[Range<u64>], texts: &[Range<u64>], expected: &[Range<u64>]) {
-        assert_eq!(gaps(speech, texts), expected);
+    fn ranges(pairs: &[(u64, u64)]) -> Vec<Range<u64>> {
+        pairs.iter().map(|(start, end)| *start..*end).collect()
+    }
+
+    #[track_caller]
+    fn check(speech: &[(u64, u64)], texts: &[(u64, u64)], expected: &[(u64, u64)]) {
+        assert_eq!(gaps(&ranges(speech), &ranges(texts)), ranges(expected));
     }
 
     #[test]
     fn speech_without_text_is_a_gap_from_one_second_on() {
-        check(&[0..5_000], &[0..3_000], &[3_000..5_000]);
-        check(&[0..5_000], &[0..4_001], &[]);
-        check(&[1_000..3_000, 10_000..12_000], &[0..4_000], &[10_000..12_000]);
-        check(&[0..9_000], &[6_000..9_000, 0..2_000], &[2_000..6_000]);
-        check(&[], &[0..9_000], &[]);
-        check(&[0..9_000], &[], &[0..9_000]);
+        check(&[(0, 5_000)], &[(0, 3_000)], &[(3_000, 5_000)]);
+        check(&[(0, 5_000)], &[(0, 4_001)], &[]);
+        check(&[(1_000, 3_000), (10_000, 12_000)], &[(0, 4_000)], &[(10_000, 12_000)]);
+        check(&[(0, 9_000)], &[(6_000, 9_000), (0, 2_000)], &[(2_000, 6_000)]);
+        check(&[], &[(0, 9_000)], &[]);
+        check(&[(0, 9_000)], &[], &[(0, 9_000)]);
     }
 
     #[test]
     fn ranges_may_overlap() {
-        check(&[0..4_000, 2_000..6_000], &[0..1_000, 500..3_000, 2_000..2_500], &[3_000..6_000]);
+        check(&[(0, 4_000), (2_000, 6_000)], &[(0, 1_000), (500, 3_000), (2_000, 2_500)], &[(3_000, 6_000)]);
     }
 
     #[test]
     fn the_share_is_of_the_speech() {
-        let speech = [0..4_000, 6_000..10_000];
-        assert_eq!(share(&speech, &gaps(&speech, &[0..6_000, 8_000..10_000])), 0.75);
+        let speech = ranges(&[(0, 4_000), (6_000, 10_000)]);
+        assert_eq!(share(&speech, &gaps(&speech, &ranges(&[(0, 6_000), (8_000, 10_000)]))), 0.75);
         assert_eq!(share(&[], &[]), 1.0);
         assert_eq!(share(&speech, &gaps(&speech, &[])), 0.0);
     }

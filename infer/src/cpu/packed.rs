@@ -143,21 +143,14 @@ mod tests {
         load(&places, &weights).unwrap();
         let (file, key) = named(&places, &weights).unwrap();
         let whole = fs::read(&file).unwrap();
-        let damages: [&dyn Fn(&mut Vec<u8>); 6] = [
-            &|bytes| bytes.truncate(0),
-            &|bytes| bytes.truncate(100),
-            &|bytes| bytes.truncate(bytes.len() - 1),
-            &|bytes| bytes[0] ^= 1,
-            &|bytes| bytes[20] ^= 1,
-            &|bytes| {
-                let middle = bytes.len() / 2;
-                bytes[middle] ^= 1;
-            },
-        ];
-        for (i, damage) in damages.iter().enumerate() {
+        let cut = [0, 100, whole.len() - 1].map(|length| whole[..length].to_vec());
+        let flipped = [0, 20, whole.len() / 2].map(|at| {
             let mut bytes = whole.clone();
-            damage(&mut bytes);
-            fs::write(&file, &bytes).unwrap();
+            bytes[at] ^= 1;
+            bytes
+        });
+        for (i, damaged) in cut.iter().chain(&flipped).enumerate() {
+            fs::write(&file, damaged).unwrap();
             assert!(read(&file, &key, places.image_bytes()).is_err(), "damage {i} is found");
             assert_eq!(load(&places, &weights).unwrap().bytes(), expected.bytes());
             assert_eq!(fs::read(&file).unwrap(), whole, "and repaired");

@@ -361,8 +361,12 @@ fn a_text_begins_with_its_prefix_and_expects_the_hotwords() {
 fn speech_without_text_is_read_again_or_told() {
     let (_folder, engine) = random_engine(51_864);
     // A model of random weights says little; what it does not cover is a gap.
-    let options =
-        Options { temperatures: vec![0.0], tokens_max: 6, speech: vec![0..9_000], ..Options::default() };
+    let options = Options {
+        temperatures: vec![0.0],
+        tokens_max: 6,
+        speech: std::iter::once(0..9_000).collect(),
+        ..Options::default()
+    };
     let told = transcribe(&engine, &hum(9), &Options { reread_gaps: false, ..options.clone() }).unwrap();
     let read = transcribe(&engine, &hum(9), &options).unwrap();
     for output in [&told, &read] {

@@ -100,7 +100,11 @@ fn every_option_reaches_the_engine() {
 #[test]
 fn a_result_is_told_in_the_recordings_time() {
     let words = vec![word(400, 900, " Hallo"), word(900, 1_900, " Welt.")];
-    let output = Output { coverage: 0.75, gaps: vec![3_000..7_000], ..output(vec![span(400, 1_900, words)]) };
+    let output = Output {
+        coverage: 0.75,
+        gaps: std::iter::once(3_000..7_000).collect(),
+        ..output(vec![span(400, 1_900, words)])
+    };
     let told = result(&cut(2, Decoding::default()), output, 7);
     assert_eq!(
         (told.text.as_str(), told.spans[0].start_ms, told.spans[0].end_ms),

@@ -71,7 +71,12 @@ enum Question {
 }
 
 /// A place for one result, and whom to wake for it.
-struct Promise<T>(Rc<RefCell<(Option<Result<T, DeviceError>>, Option<Waker>)>>);
+struct Promise<T>(Rc<RefCell<Kept<T>>>);
+
+struct Kept<T> {
+    result: Option<Result<T, DeviceError>>,
+    waker: Option<Waker>,
+}
 
 /// A window that a reading wants encoded.
 pub(super) struct Encode {
@@ -399,7 +404,7 @@ impl Seat {
 
 impl<T> Promise<T> {
     fn new() -> Promise<T> {
-        Promise(Rc::new(RefCell::new((None, None))))
+        Promise(Rc::new(RefCell::new(Kept { result: None, waker: None })))
     }
 
     fn twin(&self) -> Promise<T> {
@@ -408,8 +413,8 @@ impl<T> Promise<T> {
 
     fn keep(&self, result: Result<T, DeviceError>) {
         let mut inner = self.0.borrow_mut();
-        inner.0 = Some(result);
-        if let Some(waker) = inner.1.take() {
+        inner.result = Some(result);
+        if let Some(waker) = inner.waker.take() {
             waker.wake();
         }
     }
@@ -417,10 +422,10 @@ impl<T> Promise<T> {
     async fn wait(self) -> Result<T, DeviceError> {
         poll_fn(|context| {
             let mut inner = self.0.borrow_mut();
-            match inner.0.take() {
+            match inner.result.take() {
                 Some(result) => Poll::Ready(result),
                 None => {
-                    inner.1 = Some(context.waker().clone());
+                    inner.waker = Some(context.waker().clone());
                     Poll::Pending
                 }
             }

@@ -159,7 +159,7 @@ pub fn said_in(language: &str, channel: u16, index: u32, text: &str) -> SegmentT
         model: "tiny.en".into(),
         infer_ms: 120,
         // Every other segment lacks something.
-        coverage: if index % 2 == 0 { 1.0 } else { 0.75 },
+        coverage: if index.is_multiple_of(2) { 1.0 } else { 0.75 },
         gaps: (0..index % 2).map(|_| (start_ms + 8_000, start_ms + 9_500).into()).collect(),
     }
 }
