@@ -335,34 +335,36 @@ unsafe fn activate_f32(rows: usize, y: *mut f32, stride: usize, columns: usize) 
     }
 }
 
+/// Calls the kernel for a tile of this many rows.
+macro_rules! rows {
+    ($rows:ident, $tile:ident, $set:ident :: $kernel:ident, $add:literal) => {
+        match $rows {
+            1 => $set::$kernel::<1, $add>($tile),
+            2 => $set::$kernel::<2, $add>($tile),
+            3 => $set::$kernel::<3, $add>($tile),
+            4 => $set::$kernel::<4, $add>($tile),
+            5 => $set::$kernel::<5, $add>($tile),
+            _ => $set::$kernel::<6, $add>($tile),
+        }
+    };
+}
+
 /// Runs one tile of 1 to [`TILE`] rows.
 ///
 /// # Safety
 /// The tile's pointers are valid for what its sizes say, and y is nobody else's.
 unsafe fn multiply_int8(isa: Isa, rows: usize, tile: &Int8Tile, store: Store) {
-    macro_rules! rows {
-        ($set:ident :: $kernel:ident, $add:literal) => {
-            match rows {
-                1 => $set::$kernel::<1, $add>(tile),
-                2 => $set::$kernel::<2, $add>(tile),
-                3 => $set::$kernel::<3, $add>(tile),
-                4 => $set::$kernel::<4, $add>(tile),
-                5 => $set::$kernel::<5, $add>(tile),
-                _ => $set::$kernel::<6, $add>(tile),
-            }
-        };
-    }
     // SAFETY: the caller's promise; an instruction set is only named where it was found.
     unsafe {
         match (isa, store) {
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, Store::Set | Store::Gelu) => rows!(avx512::int8, false),
+            (Isa::Avx512, Store::Set | Store::Gelu) => rows!(rows, tile, avx512::int8, false),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, Store::Add) => rows!(avx512::int8, true),
+            (Isa::Avx512, Store::Add) => rows!(rows, tile, avx512::int8, true),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, Store::Set | Store::Gelu) => rows!(avx2::int8, false),
+            (Isa::Avx2, Store::Set | Store::Gelu) => rows!(rows, tile, avx2::int8, false),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, Store::Add) => rows!(avx2::int8, true),
+            (Isa::Avx2, Store::Add) => rows!(rows, tile, avx2::int8, true),
             (_, Store::Set | Store::Gelu) => portable::int8::<false>(rows, tile),
             (_, Store::Add) => portable::int8::<true>(rows, tile),
         }
@@ -374,29 +376,17 @@ unsafe fn multiply_int8(isa: Isa, rows: usize, tile: &Int8Tile, store: Store) {
 /// # Safety
 /// As [`multiply_int8`].
 unsafe fn multiply_f32(isa: Isa, rows: usize, tile: &F32Tile, store: Store) {
-    macro_rules! rows {
-        ($set:ident :: $kernel:ident, $add:literal) => {
-            match rows {
-                1 => $set::$kernel::<1, $add>(tile),
-                2 => $set::$kernel::<2, $add>(tile),
-                3 => $set::$kernel::<3, $add>(tile),
-                4 => $set::$kernel::<4, $add>(tile),
-                5 => $set::$kernel::<5, $add>(tile),
-                _ => $set::$kernel::<6, $add>(tile),
-            }
-        };
-    }
     // SAFETY: the caller's promise; an instruction set is only named where it was found.
     unsafe {
         match (isa, store) {
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, Store::Set | Store::Gelu) => rows!(avx512::f32, false),
+            (Isa::Avx512, Store::Set | Store::Gelu) => rows!(rows, tile, avx512::f32, false),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, Store::Add) => rows!(avx512::f32, true),
+            (Isa::Avx512, Store::Add) => rows!(rows, tile, avx512::f32, true),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, Store::Set | Store::Gelu) => rows!(avx2::f32, false),
+            (Isa::Avx2, Store::Set | Store::Gelu) => rows!(rows, tile, avx2::f32, false),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, Store::Add) => rows!(avx2::f32, true),
+            (Isa::Avx2, Store::Add) => rows!(rows, tile, avx2::f32, true),
             (_, Store::Set | Store::Gelu) => portable::f32::<false>(rows, tile),
             (_, Store::Add) => portable::f32::<true>(rows, tile),
         }

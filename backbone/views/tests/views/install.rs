@@ -50,6 +50,10 @@ fn a_database_of_a_newer_release_is_refused() {
 fn tables_of_another_layout_are_not_written() {
     with_empty_database(|db| async move {
         db.views.migrate(&Policies::default()).await.unwrap();
+        let own: i32 = sqlx::query_scalar("SELECT layout FROM control.projections")
+            .fetch_one(&mut db.connection().await)
+            .await
+            .unwrap();
         let entries = crate::given::Log::new(0).whole(1, &["one"]);
         for (layout, remedy) in [(0, "voiceforge reproject"), (99, "newer release")] {
             let sql = "UPDATE control.projections SET layout = $1";
@@ -58,7 +62,8 @@ fn tables_of_another_layout_are_not_written() {
             assert!(matches!(error, views::ApplyError::Retry(Error::Layout { .. })), "{error:?}");
             assert!(error.to_string().contains(remedy), "{error}");
         }
-        sqlx::query("UPDATE control.projections SET layout = 1")
+        sqlx::query("UPDATE control.projections SET layout = $1")
+            .bind(own)
             .execute(&mut db.connection().await)
             .await
             .unwrap();
