@@ -215,6 +215,11 @@ impl Engine {
         &self.report
     }
 
+    /// Whether its thread panicked: then every segment fails, and the model is to be loaded again.
+    pub fn has_ended(&self) -> bool {
+        self.scheduler.has_ended()
+    }
+
     /// Checks options against the model without transcribing: what [`Engine::transcribe`] would refuse.
     pub fn check(&self, options: &Options) -> Result<(), Error> {
         let bad = |message: String| Err(Error::BadOption(message));

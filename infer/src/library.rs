@@ -32,7 +32,8 @@ impl Library {
         Library { folder, setup, bytes_max, shelf: Mutex::default() }
     }
 
-    /// Returns a model, loading it where it is not loaded. Whoever asks meanwhile waits for the same load.
+    /// Returns a model, loading it where it is not loaded, or where its thread has ended. Whoever asks meanwhile waits for
+    /// the same load.
     ///
     /// # Errors
     /// When there is no such model or it cannot be loaded, with the file and what was expected of it. The next to ask
@@ -40,6 +41,10 @@ impl Library {
     pub async fn get(&self, name: &str) -> anyhow::Result<Arc<Engine>> {
         let cell = {
             let mut shelf = self.shelf();
+            if shelf.get(name).is_some_and(Volume::has_ended) {
+                tracing::error!(model = name, "the engine ended by itself and is loaded again");
+                shelf.remove(name);
+            }
             let new = || Volume { engine: Arc::default(), used: Instant::now() };
             let volume = shelf.entry(name.to_owned()).or_insert_with(new);
             volume.used = Instant::now();
@@ -121,6 +126,10 @@ impl Library {
 }
 
 impl Volume {
+    fn has_ended(&self) -> bool {
+        self.engine.get().is_some_and(|engine| engine.has_ended())
+    }
+
     fn bytes(&self) -> u64 {
         let report = self.engine.get().map(|engine| engine.report());
         report.map_or(0, |report| (report.weight_bytes + report.state_bytes) as u64)

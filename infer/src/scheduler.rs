@@ -77,6 +77,11 @@ impl Scheduler {
             let _ = jobs.send(job);
         }
     }
+
+    /// Whether the thread has ended, which only a panic makes it do while this is here.
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
 }
 
 impl Drop for Scheduler {

@@ -199,6 +199,14 @@ pub(crate) fn random_network(slots: usize, rows: usize) -> (Box<dyn Backend>, Ar
     (Box::new(backend), Arc::new(Voice { dims, tokens }))
 }
 
+/// Has an engine's thread panic, and waits for its end.
+pub(crate) fn break_down(engine: &Engine) {
+    engine.scheduler.submit(URGENT, |_, _| async { panic!("this engine shall break down") }.boxed_local());
+    while !engine.has_ended() {
+        thread::yield_now();
+    }
+}
+
 fn random_engine(vocabulary: usize) -> (TempDir, Engine) {
     let folder = tempfile::tempdir().unwrap();
     write_ctranslate2(folder.path(), vocabulary);
@@ -376,6 +384,14 @@ fn speech_without_text_is_read_again_or_told() {
     }
     assert!(read.coverage >= told.coverage, "{} of {}", read.coverage, told.coverage);
     assert!(read.spans.is_sorted_by_key(|span| span.start_ms));
+}
+
+#[test]
+fn an_engine_that_broke_down_says_so() {
+    let (_folder, engine) = random_engine(51_864);
+    break_down(&engine);
+    let error = transcribe(&engine, &hum(1), &Options::default()).unwrap_err();
+    assert!(matches!(error, Error::Device(_)), "{error}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 use super::*;
 use crate::cpu::Precision;
-use crate::engine::tests::write_ctranslate2;
+use crate::engine::tests::{break_down, write_ctranslate2};
 
 /// A models folder with these, each of random weights.
 fn models(names: &[&str]) -> tempfile::TempDir {
@@ -72,4 +72,14 @@ async fn an_unknown_model_and_a_damaged_one_are_told_and_asked_for_again() {
     assert!(library.get("a").await.err().unwrap().to_string().contains("is damaged"));
     std::fs::write(&file, &whole).unwrap();
     assert!(library.get("a").await.is_ok());
+}
+
+#[tokio::test]
+async fn an_engine_that_broke_down_is_loaded_again() {
+    let folder = models(&["a"]);
+    let library = library(&folder, u64::MAX);
+    let broken = library.get("a").await.unwrap();
+    break_down(&broken);
+    let again = library.get("a").await.unwrap();
+    assert!(!Arc::ptr_eq(&broken, &again) && !again.has_ended());
 }
