@@ -126,6 +126,13 @@ pub struct Report {
     pub state_bytes: usize,
 }
 
+impl Report {
+    /// Bytes that the model takes, all in all.
+    pub fn bytes(&self) -> u64 {
+        (self.weight_bytes + self.state_bytes) as u64
+    }
+}
+
 /// Why a device could not do what it was asked; the segments under way on it fail and may be tried elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]

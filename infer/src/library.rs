@@ -78,8 +78,8 @@ impl Library {
         let seconds = started.elapsed().as_secs_f64();
         metrics::loaded(name, seconds);
         let report = engine.report();
-        let bytes = report.weight_bytes + report.state_bytes;
-        tracing::info!(model = name, seconds, device = report.device, mib = bytes >> 20, "model loaded");
+        let mib = report.bytes() >> 20;
+        tracing::info!(model = name, seconds, device = report.device, mib, "model loaded");
         Ok(Arc::new(engine))
     }
 
@@ -131,8 +131,7 @@ impl Volume {
     }
 
     fn bytes(&self) -> u64 {
-        let report = self.engine.get().map(|engine| engine.report());
-        report.map_or(0, |report| (report.weight_bytes + report.state_bytes) as u64)
+        self.engine.get().map_or(0, |engine| engine.report().bytes())
     }
 
     /// Whether it is loaded and in nobody's hands.

@@ -133,7 +133,6 @@ impl Segment<'_> {
         end: usize,
         number: usize,
     ) -> Result<(Vec<Span>, usize), DeviceError> {
-        let Voice { tokens, .. } = self.voice;
         let frames = (end - seek).min(WINDOW_FRAMES);
         let positions = self.positions(frames);
         self.slot.encode(self.pcm, seek, frames, positions).await?;
@@ -142,15 +141,14 @@ impl Segment<'_> {
             None => self.identify().await?,
         };
         self.language = Some(language);
-        let mut window = self.descend(language, frames, number, positions < AUDIO_POSITIONS).await?;
-        let Some(found) = window.take() else {
-            // Something was wrong with the trimmed window: once more with all of it.
-            self.slot.encode(self.pcm, seek, frames, AUDIO_POSITIONS).await?;
-            let window = self.descend(language, frames, number, false).await?;
-            let window = window.expect("a whole window always gives a text");
-            return self.told(window, seek, frames, AUDIO_POSITIONS, tokens).await;
-        };
-        self.told(found, seek, frames, positions, tokens).await
+        if let Some(found) = self.descend(language, frames, number, positions < AUDIO_POSITIONS).await? {
+            return self.told(found, seek, frames, positions).await;
+        }
+        // Something was wrong with the trimmed window: once more with all of it.
+        self.slot.encode(self.pcm, seek, frames, AUDIO_POSITIONS).await?;
+        let found = self.descend(language, frames, number, false).await?;
+        let found = found.expect("a whole window always gives a text");
+        self.told(found, seek, frames, AUDIO_POSITIONS).await
     }
 
     /// Turns the text of a window into spans.
@@ -160,9 +158,8 @@ impl Segment<'_> {
         seek: usize,
         frames: usize,
         positions: usize,
-        tokens: &Tokens,
     ) -> Result<(Vec<Span>, usize), DeviceError> {
-        let options = self.options;
+        let (options, tokens) = (self.options, &self.voice.tokens);
         if options.thresholds.is_silence(window.quality) {
             return Ok((Vec::new(), seek + frames));
         }

@@ -115,10 +115,8 @@ async fn follow(
         if candidate.tokens.len() >= prompt.tokens_max {
             break;
         }
-        if let Some(period) = runs_away(&candidate.tokens) {
-            // One round stays: it may have been said.
-            let keep = candidate.tokens.len() - repeated(&candidate.tokens, period);
-            candidate.tokens.truncate(keep + period);
+        if let Some(kept) = without_circle(&candidate.tokens) {
+            candidate.tokens.truncate(kept);
             candidate.ran_away = true;
             break;
         }
@@ -135,6 +133,11 @@ async fn force(row: &RowLease, prefix: &[u32], flow: usize) -> Result<Answer, De
         answer = Some(row.answer().await?);
     }
     Ok(answer.expect("a prefix has a token"))
+}
+
+/// Where a text that [runs away](runs_away) is cut: one round of its circle stays, which may have been said.
+fn without_circle(tokens: &[u32]) -> Option<usize> {
+    runs_away(tokens).map(|period| tokens.len() - repeated(tokens, period) + period)
 }
 
 /// Tokens at the end of a text that repeat with a period.
@@ -213,10 +216,8 @@ pub async fn search(
             })
             .collect();
         homes = moved;
-        if let Some(period) = runs_away(&open[0].tokens) {
-            let tokens = &open[0].tokens;
-            let keep = tokens.len() - repeated(tokens, period) + period;
-            let (tokens, sum_logprob) = (tokens[..keep].to_vec(), open[0].sum_logprob);
+        if let Some(kept) = without_circle(&open[0].tokens) {
+            let (tokens, sum_logprob) = (open[0].tokens[..kept].to_vec(), open[0].sum_logprob);
             found.push(Candidate { tokens, sum_logprob, ran_away: true });
             break;
         }
