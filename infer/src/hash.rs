@@ -16,6 +16,8 @@ pub const NAME: &str = "hash";
 const LONG_ONE_IN: u8 = 64;
 /// How much longer.
 const LONG_TIMES: u32 = 40;
+/// What needs longer than this as a rule has no long ones.
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// What it is, as an announcement says it. Its weights are its name.
 pub fn info() -> ModelInfo {
@@ -59,7 +61,7 @@ pub fn text(pcm: &[i16]) -> String {
 
 /// How long this speech takes, where `usual` is the setting: a few take very long.
 pub fn pause(pcm: &[i16], usual: Duration) -> Duration {
-    if digest(pcm)[8].is_multiple_of(LONG_ONE_IN) { usual * LONG_TIMES } else { usual }
+    if digest(pcm)[8].is_multiple_of(LONG_ONE_IN) { usual.max(LONGEST.min(usual * LONG_TIMES)) } else { usual }
 }
 
 fn digest(pcm: &[i16]) -> [u8; 32] {
@@ -88,5 +90,7 @@ mod tests {
         let usual = Duration::from_millis(10);
         let long = (0..6400).filter(|&n| pause(&[n], usual) > usual).count();
         assert!((50..200).contains(&long), "{long} of 6400");
+        let slow = Duration::from_secs(9);
+        assert!((0..6400).all(|n| pause(&[n], slow) == slow), "what is slow anyhow is as slow as it is set to be");
     }
 }
