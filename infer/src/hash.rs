@@ -61,7 +61,11 @@ pub fn text(pcm: &[i16]) -> String {
 
 /// How long this speech takes, where `usual` is the setting: a few take very long.
 pub fn pause(pcm: &[i16], usual: Duration) -> Duration {
-    if digest(pcm)[8].is_multiple_of(LONG_ONE_IN) { usual.max(LONGEST.min(usual * LONG_TIMES)) } else { usual }
+    if digest(pcm)[8].is_multiple_of(LONG_ONE_IN) {
+        usual.max(LONGEST.min(usual * LONG_TIMES))
+    } else {
+        usual
+    }
 }
 
 fn digest(pcm: &[i16]) -> [u8; 32] {
@@ -91,6 +95,9 @@ mod tests {
         let long = (0..6400).filter(|&n| pause(&[n], usual) > usual).count();
         assert!((50..200).contains(&long), "{long} of 6400");
         let slow = Duration::from_secs(9);
-        assert!((0..6400).all(|n| pause(&[n], slow) == slow), "what is slow anyhow is as slow as it is set to be");
+        assert!(
+            (0..6400).all(|n| pause(&[n], slow) == slow),
+            "what is slow anyhow is as slow as it is set to be"
+        );
     }
 }

@@ -19,7 +19,7 @@ async fn run(config: Config, service: Service) -> anyhow::Result<()> {
     let redis = streams::redis::Config::new(config.redis.url.as_str(), config.redis.shards);
     let log: streams::SharedLog = Arc::new(RedisLog::connect(redis).await.context("connect to redis")?);
     service.readiness.ok("redis", format!("connected to {}", config.redis.url));
-    let options = config.stage();
+    let options = config.stage().ending_within(service.shutdown.grace());
     let stage = Arc::new(Infer::start(Arc::clone(&log), config).await?);
     service.readiness.ok("models", stage.models().join(", "));
     streams::stage::run(log, stage, options, service.shutdown.token()).await.context("run the stage loop")

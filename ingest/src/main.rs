@@ -19,7 +19,7 @@ async fn run(config: Config, service: Service) -> anyhow::Result<()> {
     for check in ["redis", "store"] {
         service.readiness.expect(check);
     }
-    let options = config.stage();
+    let options = config.stage().ending_within(service.shutdown.grace());
     let store = AudioStore::open(&config.audio_store).context("open the audio store")?;
     let sources = Sources::open(config.roots).context("open the roots of uris")?;
     let redis = streams::redis::Config::new(config.redis.url.as_str(), config.redis.shards);

@@ -26,7 +26,12 @@ async fn run(config: Config, service: Service) -> anyhow::Result<()> {
     tracing::info!(%installed, "database ready");
     service.readiness.ok("database", installed.to_string());
     let stage = Arc::new(Project::start(views, config.batch));
-    streams::stage::run(log, stage, config.stage(), service.shutdown.token())
-        .await
-        .context("run the stage loop")
+    streams::stage::run(
+        log,
+        stage,
+        config.stage().ending_within(service.shutdown.grace()),
+        service.shutdown.token(),
+    )
+    .await
+    .context("run the stage loop")
 }

@@ -20,6 +20,11 @@ impl Shutdown {
         Shutdown { token: CancellationToken::new(), grace }
     }
 
+    /// How long the program has to end once it shall.
+    pub fn grace(&self) -> Duration {
+        self.grace
+    }
+
     /// Cancelled once the program shall end.
     pub fn token(&self) -> CancellationToken {
         self.token.clone()

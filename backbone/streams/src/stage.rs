@@ -122,6 +122,16 @@ impl Options {
     pub fn with_lease(self, lease: Duration) -> Options {
         Options { lease, beat: lease / 3, ..self }
     }
+
+    /// Fits the end into `total`, the time the whole program has for it: work in hand gets most, and enough is left to
+    /// come back from a blocked read before and to hand back what is unfinished after.
+    pub fn ending_within(self, total: Duration) -> Options {
+        Options {
+            grace: total.saturating_sub(GIVE_UP_ON_REDIS * 2 + self.block).max(total / 2),
+            block: self.block.min(total / 4),
+            ..self
+        }
+    }
 }
 
 /// Returns `host:pid:uuid`: readable, and never used twice.
@@ -206,3 +216,19 @@ pub async fn run<S: Stage>(
 
 /// How long a program that stops waits for a Redis that does not answer, each time it needs one.
 const GIVE_UP_ON_REDIS: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_fits_into_the_time_there_is_for_it() {
+        let end = |total: f64| {
+            let options = Options::new("infer", Inlet::Facts).ending_within(Duration::from_secs_f64(total));
+            (options.block.as_secs_f64(), options.grace.as_secs_f64())
+        };
+        assert_eq!(end(25.0), (1.0, 20.0), "the usual time");
+        assert_eq!(end(60.0), (1.0, 55.0));
+        assert_eq!(end(1.0), (0.25, 0.5), "a quarter each for what comes before and after");
+    }
+}

@@ -24,6 +24,8 @@ pub struct Bench {
     pub deployment: Arc<Deployment>,
     pub recorder: Arc<Recorder>,
     pub offers: Vec<Offer>,
+    /// How many keys were given out: also those of offers that a test has taken out have been used.
+    keys: usize,
     voices: Voices,
     random: StdRng,
     http: reqwest::Client,
@@ -47,6 +49,7 @@ where
             deployment: Arc::new(Deployment::start(variables).await?),
             recorder: Arc::new(Recorder::new()),
             offers: Vec::new(),
+            keys: 0,
             voices: Voices::read(&clips)?,
             random: StdRng::seed_from_u64(1),
             http: reqwest::Client::builder().timeout(Duration::from_secs(20)).build()?,
@@ -64,7 +67,8 @@ impl Bench {
         for _ in 0..count {
             let wav = self.voices.make(&mut self.random);
             let said = sound::expected(&wav, lane)?;
-            let key = format!("offer-{:05}", self.offers.len());
+            let key = format!("offer-{:05}", self.keys);
+            self.keys += 1;
             let wav = Bytes::from(wav);
             let mut attempts = Vec::new();
             let until = Instant::now() + PATIENCE;
