@@ -274,7 +274,9 @@ impl Engine {
         });
         match answer.await {
             Ok(output) => Ok(output?),
-            Err(oneshot::Canceled) => Err(DeviceError("its thread ended".to_owned()).into()),
+            Err(oneshot::Canceled) => {
+                Err(DeviceError("the reading broke off: see the log".to_owned()).into())
+            }
         }
     }
 

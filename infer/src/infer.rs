@@ -111,10 +111,12 @@ impl Infer {
         let event = match self.transcribe(&delivery, &cut).await {
             Ok(transcribed) => transcribed.into(),
             Err(Problem::Later(cause)) => {
+                metrics::failed(&cause.code, delivery.is_last_attempt());
                 delivery.retry(cause).await;
                 return;
             }
             Err(Problem::Never(cause)) => {
+                metrics::failed(&cause.code, true);
                 let SegmentCut { channel, index, start_ms, end_ms, .. } = cut;
                 let attempts = delivery.entry().attempts + 1;
                 tracing::warn!(code = cause.code, cause = cause.message, "cannot be transcribed");
@@ -130,7 +132,6 @@ impl Infer {
         let wanted = &cut.settings.model;
         let model = self.models.get(&wanted.name).filter(|model| model.sha256 == wanted.sha256);
         let Some(model) = model else {
-            metrics::failed("model_missing");
             let message = format!(
                 "this worker does not have the model {} with weights {}; it has {}",
                 wanted.name,
@@ -139,10 +140,10 @@ impl Infer {
             );
             return Err(Problem::Later(Cause::new("model_missing", message)));
         };
-        let engine = self.engine(&model.name).await.map_err(|error| {
-            metrics::failed("model_load");
-            Problem::Later(Cause::new("model_load", format!("{error:#}")))
-        })?;
+        let engine = self
+            .engine(&model.name)
+            .await
+            .map_err(|error| Problem::Later(Cause::new("model_load", format!("{error:#}"))))?;
         let (recording, generation) = (envelope.recording, envelope.generation);
         let segment = SegmentId { recording, generation, channel: cut.channel, index: cut.index };
         let redis = |error: streams::Error| Problem::Later(Cause::new("redis", error.to_string()));
@@ -152,7 +153,6 @@ impl Infer {
             .await
             .map_err(redis)?
             .ok_or_else(|| {
-                metrics::failed("speech_missing");
                 let message =
                     "the segment's speech is gone from Redis: transcribe the recording again from its audio";
                 Problem::Never(Cause::new("speech_missing", message))
@@ -257,14 +257,8 @@ async fn run(
     };
     match engine.transcribe(Arc::clone(pcm), options.clone(), urgency).await {
         Ok(output) => Ok(output),
-        Err(Error::Device(error)) => {
-            metrics::failed("device");
-            Err(Problem::Later(Cause::new("device", error.to_string())))
-        }
-        Err(error) => {
-            metrics::failed("refused");
-            Err(Problem::Never(Cause::new("invalid_settings", error.to_string())))
-        }
+        Err(Error::Device(error)) => Err(Problem::Later(Cause::new("device", error.to_string()))),
+        Err(error) => Err(Problem::Never(Cause::new("invalid_settings", error.to_string()))),
     }
 }
 

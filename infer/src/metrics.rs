@@ -17,10 +17,12 @@ pub fn transcribed(model: &str, audio_ms: u64, took: Duration, temperature: f32)
     }
 }
 
-/// A segment could not be transcribed.
-pub fn failed(code: &'static str) {
-    counter!("infer_segments_total", "outcome" => "failed").increment(1);
-    counter!("infer_failures_total", "code" => code).increment(1);
+/// An attempt at a segment failed, the last one where the segment `is_over`.
+pub fn failed(code: &str, is_over: bool) {
+    if is_over {
+        counter!("infer_segments_total", "outcome" => "failed").increment(1);
+    }
+    counter!("infer_failures_total", "code" => code.to_owned()).increment(1);
 }
 
 /// A model was loaded in `seconds`.

@@ -14,6 +14,16 @@ use weights::Weights;
 /// Positions of the encoder's result for one 30 s window: one each 20 ms.
 pub const AUDIO_POSITIONS: usize = 1_500;
 
+/// Tokens that a decoder holds at once: at most, and at least, so that half of them hold a text behind its beginning.
+pub const TEXT_POSITIONS_MAX: usize = 448;
+const TEXT_POSITIONS_MIN: usize = 128;
+
+/// Widest attention head.
+pub const HEAD_WIDTH_MAX: usize = 128;
+
+/// What the width of a head is a multiple of.
+pub const HEAD_WIDTH_STEP: usize = 16;
+
 /// Why a model folder cannot be used. Each message names the file and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -112,7 +122,7 @@ impl Dims {
                 .take_while(|i| weights.has(&format!("{side}/layer_{i}/self_attention/linear_0/weight")))
                 .count()
         };
-        let (encoder_heads, decoder_heads) = weights.heads()?;
+        let (encoder_heads, decoder_heads) = weights.heads();
         let dims = Dims {
             mels,
             width,
@@ -124,23 +134,41 @@ impl Dims {
             vocabulary,
             text_positions,
         };
-        for (name, heads) in [("encoder", encoder_heads), ("decoder", decoder_heads)] {
+        dims.check().map_err(unsupported)?;
+        Ok(dims)
+    }
+
+    /// Checks that the sizes agree with each other and are of a network that this engine runs.
+    fn check(&self) -> Result<(), String> {
+        let Dims { mels, width, vocabulary, text_positions, .. } = *self;
+        for (name, heads) in [("encoder", self.encoder_heads), ("decoder", self.decoder_heads)] {
             if heads == 0 || width % heads != 0 {
-                return Err(unsupported(format!("{heads} {name} heads do not divide a width of {width}")));
+                return Err(format!("{heads} {name} heads do not divide a width of {width}"));
+            }
+            let each = width / heads;
+            if each == 0 || each > HEAD_WIDTH_MAX || !each.is_multiple_of(HEAD_WIDTH_STEP) {
+                return Err(format!(
+                    "its {heads} {name} heads are {each} wide; Whisper's are 64, and this engine runs multiples of \
+                     {HEAD_WIDTH_STEP} up to {HEAD_WIDTH_MAX}"
+                ));
             }
         }
-        if dims.encoder_layers == 0 || dims.decoder_layers == 0 {
-            return Err(unsupported("it has no layers".into()));
+        if self.encoder_layers == 0 || self.decoder_layers == 0 {
+            return Err("it has no layers".to_owned());
         }
         if !matches!(mels, 80 | 128) {
-            return Err(unsupported(format!("it hears {mels} mel bands; Whisper models hear 80 or 128")));
+            return Err(format!("it hears {mels} mel bands; Whisper models hear 80 or 128"));
         }
-        if !(51_864..=52_000).contains(&vocabulary) || text_positions < 64 {
-            return Err(unsupported(format!(
-                "its vocabulary of {vocabulary} tokens over {text_positions} positions is not Whisper's"
-            )));
+        if !(51_864..=52_000).contains(&vocabulary) {
+            return Err(format!("its vocabulary of {vocabulary} tokens is not Whisper's"));
         }
-        Ok(dims)
+        if !(TEXT_POSITIONS_MIN..=TEXT_POSITIONS_MAX).contains(&text_positions) {
+            return Err(format!(
+                "its decoder has {text_positions} positions; Whisper's has {TEXT_POSITIONS_MAX}, and this engine runs \
+                 {TEXT_POSITIONS_MIN} to {TEXT_POSITIONS_MAX}"
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -181,3 +209,6 @@ pub fn alignment_heads(folder: &Path, dims: Dims) -> Result<Vec<(usize, usize)>,
 pub fn dims(weights: &Weights) -> Result<Dims, LoadError> {
     Dims::of(weights)
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,6 +24,9 @@ const WINDOWS_MAX: usize = 16;
 /// Above this temperature a text is no context for the next window.
 const CONTEXT_TEMPERATURE_MAX: f32 = 0.5;
 
+/// Tokens that a text has room for, however long its context and prefix.
+const TEXT_ROOM_MIN: usize = 32;
+
 /// Encoder positions (20 ms) behind the sound when the rest of the window is not encoded, and the fewest of all: below,
 /// stock weights loop and invent (see docs/inference.md on trimmed windows).
 const TRIM_MARGIN: usize = 100;
@@ -104,8 +107,11 @@ impl Segment<'_> {
                 // The context is of the end; a gap is read for itself.
                 self.context.clear();
                 let (from, end) = ((gap.start / 10) as usize, (gap.end / 10) as usize);
-                let (said, _) = self.window(from, end.min(frames), WINDOWS_MAX).await?;
-                spans.extend(said);
+                let end = end.min(frames);
+                if from < end {
+                    let (said, _) = self.window(from, end, WINDOWS_MAX).await?;
+                    spans.extend(said);
+                }
             }
             spans.sort_by_key(|span| span.start_ms);
             gaps = self.gaps(&spans);
@@ -268,27 +274,30 @@ impl Segment<'_> {
         let prefix = self.options.prefix.as_deref().filter(|_| is_first).map(|text| self.voice.spoken(text));
         let mut prefix = prefix.unwrap_or_default();
         prefix.truncate(half - 1);
+        if !prefix.is_empty() && self.options.timestamps {
+            prefix.insert(0, special.first_timestamp);
+        }
+        let beginning = self.beginning(language);
         let hotwords =
             self.options.hotwords.as_deref().map(|words| self.voice.spoken(words)).unwrap_or_default();
         let mut prompt = Vec::new();
         if !self.context.is_empty() || (!hotwords.is_empty() && prefix.is_empty()) {
             prompt.push(special.previous);
-            let room = half - 1;
+            let text = beginning.len() + prefix.len() + TEXT_ROOM_MIN;
+            let room = half.min(dims.text_positions - text);
             if prefix.is_empty() {
-                prompt.extend(hotwords.iter().take(room));
+                prompt.extend(hotwords.iter().take(room - 1));
             }
-            let room = room + 1 - prompt.len();
+            let room = room - prompt.len();
             prompt.extend(&self.context[self.context.len().saturating_sub(room)..]);
         }
         let start = prompt.len();
-        prompt.extend(self.beginning(language));
-        if !prefix.is_empty() && self.options.timestamps {
-            prefix.insert(0, special.first_timestamp);
-        }
+        prompt.extend(beginning);
+        let room = (dims.text_positions - prompt.len()).min(half.max(prefix.len() + TEXT_ROOM_MIN));
+        let limit = self.options.tokens_max.max(prefix.len() + 1).min(room);
         let most = quality::tokens_max(frames as u64 * 10) + prefix.len();
-        let room = dims.text_positions - prompt.len();
-        let tokens_max = self.options.tokens_max.min(half).min(room).min(most).max(prefix.len() + 1);
-        Prompt { tokens: prompt.into(), start, prefix, tokens_max, end: special.end }
+        let (tokens_max, is_budget) = (limit.min(most), most < limit);
+        Prompt { tokens: prompt.into(), start, prefix, tokens_max, is_budget, end: special.end }
     }
 
     /// `<|startoftranscript|>`, language and task, and whether there are timestamps.

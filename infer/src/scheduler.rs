@@ -10,10 +10,12 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{Receiver, RecvError, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use futures::executor::{LocalPool, LocalSpawner};
 use futures::future::LocalBoxFuture;
 use futures::task::LocalSpawnExt;
@@ -123,7 +125,7 @@ impl Work {
             let worked = match self.work() {
                 Ok(worked) => worked,
                 Err(error) => {
-                    tracing::error!(%error, "the device failed");
+                    tell(&error);
                     self.under_way.clear();
                     self.desk.fail(&error);
                     true
@@ -170,24 +172,30 @@ impl Work {
             metrics::joined(job.arrived.elapsed());
             let slot = self.desk.slot(job.urgency).expect("fewer readings than slots");
             let reading = (job.begin)(self.desk.clone(), slot);
-            self.spawner.spawn_local(reading).expect("the pool lives as long as its spawner");
+            let alone = AssertUnwindSafe(reading).catch_unwind().map(|ended| {
+                if ended.is_err() {
+                    tracing::error!("a reading panicked; the others go on");
+                }
+            });
+            self.spawner.spawn_local(alone).expect("the pool lives as long as its spawner");
         }
     }
 
     /// Lets the device do what was asked for: alignments, some windows, one step. Returns whether there was anything.
+    /// What fails of the first two is told to those who asked; a step that fails is an error of all.
     fn work(&mut self) -> Result<bool, DeviceError> {
         let aligned = self.desk.take_alignments();
         for ask in &aligned {
-            let alignment = self.backend.align(ask.slot, &ask.tokens, ask.first)?;
-            self.desk.aligned(ask, alignment);
+            let result = self.backend.align(ask.slot, &ask.tokens, ask.first).inspect_err(tell);
+            self.desk.aligned(ask, result);
         }
         let encodes = self.desk.take_encodes(self.backend.capacity().windows, PATIENCE);
         if !encodes.is_empty() {
             let started = Instant::now();
             let sounds: Vec<_> = encodes.iter().map(desk::Encode::sound).collect();
-            self.backend.encode(&sounds)?;
+            let result = self.backend.encode(&sounds).inspect_err(tell);
             metrics::encoded(&sounds, started.elapsed());
-            self.desk.encoded(&encodes);
+            self.desk.encoded(&encodes, &result);
         }
         let copies = self.desk.take_copies();
         if !copies.is_empty() {
@@ -211,6 +219,10 @@ impl Work {
         }
         Ok(stepped || !encodes.is_empty() || !aligned.is_empty())
     }
+}
+
+fn tell(error: &DeviceError) {
+    tracing::error!(%error, "the device failed");
 }
 
 impl Job {

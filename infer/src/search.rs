@@ -15,8 +15,10 @@ pub struct Prompt {
     pub start: usize,
     /// Tokens that the text has to begin with.
     pub prefix: Vec<u32>,
-    /// Tokens a text may have, the end counted.
+    /// Tokens a text may have, the prefix and the end counted.
     pub tokens_max: usize,
+    /// Whether a text that needs them all ran away: nobody speaks so fast.
+    pub is_budget: bool,
     /// `<|endoftext|>`.
     pub end: u32,
 }
@@ -26,22 +28,28 @@ pub struct Prompt {
 pub struct Candidate {
     /// Tokens without prompt and end.
     pub tokens: Vec<u32>,
-    /// Sum of the logarithms of the probabilities of the tokens and the end.
+    /// How many of them are the prefix, which nobody sampled.
+    pub forced: usize,
+    /// Sum of the logarithms of the probabilities of the sampled tokens and the end.
     pub sum_logprob: f32,
-    /// Whether it was ended because it went round in a circle.
+    /// Whether it was ended because it went round in a circle, or is longer than anybody speaks.
     pub ran_away: bool,
 }
 
 impl Candidate {
-    /// Mean logarithm of the probability of a token, the end counted as one.
+    /// Mean logarithm of the probability of a sampled token, the end counted as one.
     pub fn avg_logprob(&self) -> f32 {
-        self.sum_logprob / (self.tokens.len() + 1) as f32
+        self.sum_logprob / (self.sampled() + 1) as f32
+    }
+
+    fn sampled(&self) -> usize {
+        self.tokens.len().saturating_sub(self.forced)
     }
 
     /// How candidates of one window are ranked: the mean over the tokens alone, or over ((5 + tokens) / 6) to the power
     /// of a penalty (Wu et al. 2016, equation 14), as openai's ranker has both.
     fn rank(&self, length_penalty: Option<f32>) -> f32 {
-        let length = self.tokens.len().max(1) as f32;
+        let length = self.sampled().max(1) as f32;
         self.sum_logprob / length_penalty.map_or(length, |penalty| ((5.0 + length) / 6.0).powf(penalty))
     }
 }
@@ -93,7 +101,7 @@ async fn follow(
     prompt: &Prompt,
     sampling: Sampling,
 ) -> Result<Found, DeviceError> {
-    let mut candidate = Candidate::default();
+    let mut candidate = Candidate { forced: prompt.prefix.len(), ..Candidate::default() };
     let flow = prompt.tokens_max.saturating_sub(1 + prompt.prefix.len());
     let mut answer = if prompt.prefix.is_empty() {
         row.flow(slot, &prompt.tokens, prompt.start, sampling, flow);
@@ -113,6 +121,7 @@ async fn follow(
         }
         candidate.tokens.push(token);
         if candidate.tokens.len() >= prompt.tokens_max {
+            candidate.ran_away = prompt.is_budget;
             break;
         }
         if let Some(kept) = without_circle(&candidate.tokens) {
@@ -194,7 +203,8 @@ pub async fn search(
             found.extend(next.into_iter().take(missing).map(|way| Candidate {
                 tokens: grown(&open[way.beam].tokens, way.token),
                 sum_logprob: way.sum_logprob,
-                ran_away: false,
+                ran_away: prompt.is_budget,
+                ..Candidate::default()
             }));
             break;
         }
@@ -218,12 +228,13 @@ pub async fn search(
         homes = moved;
         if let Some(kept) = without_circle(&open[0].tokens) {
             let (tokens, sum_logprob) = (open[0].tokens[..kept].to_vec(), open[0].sum_logprob);
-            found.push(Candidate { tokens, sum_logprob, ran_away: true });
+            found.push(Candidate { tokens, sum_logprob, ran_away: true, ..Candidate::default() });
             break;
         }
     }
     let rank = |candidate: &Candidate| candidate.rank(beams.length_penalty);
-    let best = found.into_iter().reduce(|best, next| if rank(&next) > rank(&best) { next } else { best });
+    let found = found.into_iter().map(|text| Candidate { forced: prompt.prefix.len(), ..text });
+    let best = found.reduce(|best, next| if rank(&next) > rank(&best) { next } else { best });
     Ok(Found { best: best.unwrap_or_default(), no_speech_prob })
 }
 
@@ -256,7 +267,7 @@ fn step(
             }
         } else if found.len() < wanted {
             let tokens = open[way.beam].tokens.clone();
-            found.push(Candidate { tokens, sum_logprob: way.sum_logprob, ran_away: false });
+            found.push(Candidate { tokens, sum_logprob: way.sum_logprob, ..Candidate::default() });
         }
     }
     next

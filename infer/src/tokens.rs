@@ -98,28 +98,40 @@ impl Tokens {
     /// Reads the vocabulary of a model folder and checks that it belongs to weights with `vocabulary` tokens.
     pub fn load(folder: &Path, format: Format, vocabulary: usize) -> Result<Tokens, LoadError> {
         let (file, list) = read_list(folder)?;
-        let config = match format {
-            Format::Ctranslate2 => Suppressed::read(&folder.join("config.json"))?,
-            Format::HuggingFace => {
-                let generation = Suppressed::read(&folder.join("generation_config.json"))?;
-                if generation.all.is_some() {
-                    generation
-                } else {
-                    Suppressed::read(&folder.join("config.json"))?
-                }
-            }
+        let (config, general) = (folder.join("config.json"), folder.join("generation_config.json"));
+        let (config, suppressed) = match format {
+            Format::HuggingFace => match Suppressed::read(&general)? {
+                suppressed if suppressed.all.is_some() => (general, suppressed),
+                _ => (config.clone(), Suppressed::read(&config)?),
+            },
+            Format::Ctranslate2 => (config.clone(), Suppressed::read(&config)?),
         };
         let mut tokens =
             Tokens::new(list, vocabulary).map_err(|reason| LoadError::unsupported(&file, reason))?;
-        let listed = |ids: Option<Vec<i64>>| -> Option<Vec<u32>> {
-            let ids: Vec<u32> = ids?.into_iter().filter_map(|id| u32::try_from(id).ok()).collect();
-            ids.iter().all(|id| (*id as usize) < vocabulary).then_some(ids).filter(|ids| !ids.is_empty())
+        // Without a list, and with an empty one, as fine-tuned models often have it, openai's own sets hold.
+        let listed = |ids: Vec<i64>, usual: &[u32]| -> Result<Vec<u32>, LoadError> {
+            let mut all = if ids.is_empty() { usual.to_vec() } else { Vec::new() };
+            for id in ids {
+                match u32::try_from(id) {
+                    Ok(id) if (id as usize) < vocabulary => all.push(id),
+                    // "The usual ones", among others that are named.
+                    Err(_) if id == -1 => all.extend(usual),
+                    _ => {
+                        let reason = format!(
+                            "it suppresses token {id}, and the weights know 0 to {}: copy both from one model",
+                            vocabulary - 1
+                        );
+                        return Err(LoadError::unsupported(&config, reason));
+                    }
+                }
+            }
+            Ok(all)
         };
-        if let Some(ids) = listed(config.all) {
-            tokens.suppressed = tokens.with_specials(ids);
+        if let Some(ids) = suppressed.all {
+            tokens.suppressed = tokens.with_specials(listed(ids, &tokens.non_speech())?);
         }
-        if let Some(ids) = listed(config.first) {
-            tokens.suppressed_first = ids;
+        if let Some(ids) = suppressed.first {
+            tokens.suppressed_first = listed(ids, &tokens.suppressed_first)?;
         }
         Ok(tokens)
     }

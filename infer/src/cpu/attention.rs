@@ -11,6 +11,8 @@
 //! Work is shared out by the caller's [`Split`]. Scratch belongs to the thread that runs a task; nothing is allocated
 //! in a call.
 
+use crate::model::HEAD_WIDTH_MAX;
+
 mod kernels;
 mod memory;
 mod portable;
@@ -72,9 +74,6 @@ impl Heads {
         assert!(width.is_multiple_of(LANES), "a head's width is a multiple of 16");
     }
 }
-
-/// Widest head.
-pub const HEAD_WIDTH_MAX: usize = 128;
 
 /// Most keys that a query can attend to.
 pub const POSITIONS_MAX: usize = 1_504;

@@ -199,9 +199,21 @@ pub(crate) fn random_network(slots: usize, rows: usize) -> (Box<dyn Backend>, Ar
     (Box::new(backend), Arc::new(Voice { dims, tokens }))
 }
 
+/// The same network on the processor's own backend.
+pub(crate) fn random_cpu(precision: Precision, slots: usize, rows: usize) -> (Box<dyn Backend>, Arc<Voice>) {
+    let folder = tempfile::tempdir().unwrap();
+    write_ctranslate2(folder.path(), 51_864);
+    let weights = Weights::open(folder.path()).unwrap();
+    let dims = model::dims(&weights).unwrap();
+    let tokens = Tokens::load(folder.path(), weights.format(), dims.vocabulary).unwrap();
+    let options = CpuOptions { precision, threads: 2, slots, rows };
+    let backend = Cpu::load(&weights, Rules::new(&tokens), vec![(0, 0), (0, 1)], options).unwrap();
+    (Box::new(backend), Arc::new(Voice { dims, tokens }))
+}
+
 /// Has an engine's thread panic, and waits for its end.
 pub(crate) fn break_down(engine: &Engine) {
-    engine.scheduler.submit(URGENT, |_, _| async { panic!("this engine shall break down") }.boxed_local());
+    engine.scheduler.submit(URGENT, |_, _| panic!("this engine shall break down"));
     while !engine.has_ended() {
         thread::yield_now();
     }
@@ -332,6 +344,11 @@ fn a_long_prompt_leaves_room_for_the_text() {
     let prompt = Some("a b c d e f g h i j ".repeat(100));
     let options = Options { prompt, temperatures: vec![0.0], tokens_max: 224, ..Options::default() };
     transcribe(&engine, &hum(2), &options).unwrap();
+    // The longest prefix besides: together they would be more than the decoder holds.
+    let prefix = Some("a b c d e f g h i j ".repeat(50));
+    let read = transcribe(&engine, &hum(30), &Options { prefix, ..options }).unwrap();
+    let tokens: usize = read.spans.iter().map(|span| span.tokens.len()).sum();
+    assert!(tokens > 0, "{read:?}");
 }
 
 #[test]

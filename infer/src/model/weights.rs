@@ -109,8 +109,8 @@ impl Weights {
     }
 
     /// Attention heads of encoder and decoder.
-    pub(super) fn heads(&self) -> Result<(usize, usize), LoadError> {
-        Ok(self.heads)
+    pub(super) fn heads(&self) -> (usize, usize) {
+        self.heads
     }
 
     /// Whether a tensor is there.

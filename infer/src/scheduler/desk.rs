@@ -199,16 +199,16 @@ impl Desk {
         order.into_iter().rev().map(|i| state.encodes.remove(i)).collect()
     }
 
-    pub(super) fn encoded(&self, encodes: &[Encode]) {
-        encodes.iter().for_each(|encode| encode.promise.keep(Ok(())));
+    pub(super) fn encoded(&self, encodes: &[Encode], result: &Result<(), DeviceError>) {
+        encodes.iter().for_each(|encode| encode.promise.keep(result.clone()));
     }
 
     pub(super) fn take_alignments(&self) -> Vec<AskedAlignment> {
         std::mem::take(&mut self.0.borrow_mut().alignments)
     }
 
-    pub(super) fn aligned(&self, asked: &AskedAlignment, alignment: Alignment) {
-        asked.promise.keep(Ok(alignment));
+    pub(super) fn aligned(&self, asked: &AskedAlignment, result: Result<Alignment, DeviceError>) {
+        asked.promise.keep(result);
     }
 
     pub(super) fn take_copies(&self) -> Vec<(Row, Row)> {

@@ -10,7 +10,8 @@ use futures::future::join_all;
 
 use super::*;
 use crate::backend::{Alignment, Answer, Capacity, Report, Run, Slot, Sound};
-use crate::engine::tests::{hum, random_network};
+use crate::cpu::Precision;
+use crate::engine::tests::{hum, random_cpu, random_network};
 use crate::engine::{Options, Output};
 use crate::model::Dims;
 use crate::reading::Voice;
@@ -55,37 +56,67 @@ impl Backend for Late {
     }
 }
 
-/// A device that fails at a step.
-struct Failing(Box<dyn Backend>, usize);
+/// What a device is asked for.
+#[derive(Clone, Copy, PartialEq)]
+enum Call {
+    Encode,
+    Submit,
+    Align,
+}
+
+/// A device that fails once, at a call of a kind.
+struct Failing {
+    inner: Box<dyn Backend>,
+    call: Call,
+    left: usize,
+}
+
+impl Failing {
+    fn at(inner: Box<dyn Backend>, call: Call, number: usize) -> Box<Failing> {
+        Box::new(Failing { inner, call, left: number })
+    }
+
+    fn count(&mut self, call: Call) -> Result<(), DeviceError> {
+        if self.call == call {
+            self.left = self.left.wrapping_sub(1);
+            if self.left == 0 {
+                return Err(DeviceError("out of memory".to_owned()));
+            }
+        }
+        Ok(())
+    }
+}
 
 impl Backend for Failing {
     fn dims(&self) -> Dims {
-        self.0.dims()
+        self.inner.dims()
     }
 
     fn capacity(&self) -> Capacity {
-        self.0.capacity()
+        self.inner.capacity()
     }
 
     fn encode(&mut self, sounds: &[Sound<'_>]) -> Result<(), DeviceError> {
-        self.0.encode(sounds)
+        self.count(Call::Encode)?;
+        self.inner.encode(sounds)
     }
 
     fn submit(&mut self, step: &[Run<'_>]) -> Result<Vec<Answer>, DeviceError> {
-        self.1 = self.1.wrapping_sub(1);
-        if self.1 == 0 { Err(DeviceError("out of memory".to_owned())) } else { self.0.submit(step) }
+        self.count(Call::Submit)?;
+        self.inner.submit(step)
     }
 
     fn copy_rows(&mut self, copies: &[(Row, Row)]) -> Result<(), DeviceError> {
-        self.0.copy_rows(copies)
+        self.inner.copy_rows(copies)
     }
 
     fn align(&mut self, slot: Slot, tokens: &[u32], first: usize) -> Result<Alignment, DeviceError> {
-        self.0.align(slot, tokens, first)
+        self.count(Call::Align)?;
+        self.inner.align(slot, tokens, first)
     }
 
     fn report(&self) -> Report {
-        self.0.report()
+        self.inner.report()
     }
 }
 
@@ -122,43 +153,72 @@ fn work() -> Vec<(Vec<i16>, Options)> {
     ]
 }
 
+type Device = (Box<dyn Backend>, Arc<Voice>);
+
+/// Reads all the work on one device at once.
+fn together((backend, voice): Device, work: &[(Vec<i16>, Options)]) -> Vec<Read> {
+    let scheduler = Scheduler::start(backend).unwrap();
+    let read =
+        |(pcm, options): &(Vec<i16>, Options)| submit(&scheduler, &voice, pcm.clone(), options.clone());
+    let all: Vec<_> = work.iter().map(read).collect();
+    block_on(join_all(all)).into_iter().map(Result::unwrap).collect()
+}
+
+/// Reads the work alone, together, with fewer slots and rows than are wanted, and on a device that answers late.
+#[track_caller]
+fn always_the_same(device: impl Fn(usize, usize) -> Device, work: &[(Vec<i16>, Options)]) {
+    let alone: Vec<Read> =
+        work.iter().flat_map(|one| together(device(1, 16), std::slice::from_ref(one))).collect();
+    assert!(alone.iter().all(Result::is_ok), "{alone:?}");
+    assert_eq!(together(device(5, 16), work), alone);
+    assert_eq!(together(device(2, 4), work), alone);
+    let (inner, voice) = device(5, 16);
+    assert_eq!(together((Box::new(Late { inner, answers: VecDeque::new() }), voice), work), alone);
+}
+
 #[test]
 fn a_segment_gives_the_same_alone_in_a_batch_and_late() {
-    let alone: Vec<Read> = work()
-        .into_iter()
-        .map(|(pcm, options)| {
-            let (backend, voice) = random_network(1, 16);
-            let scheduler = Scheduler::start(backend).unwrap();
-            block_on(submit(&scheduler, &voice, pcm, options)).unwrap()
-        })
-        .collect();
-    assert!(alone.iter().all(Result::is_ok));
-    let together = |backend: Box<dyn Backend>, voice: &Arc<Voice>| -> Vec<Read> {
-        let scheduler = Scheduler::start(backend).unwrap();
-        let all: Vec<_> =
-            work().into_iter().map(|(pcm, options)| submit(&scheduler, voice, pcm, options)).collect();
-        block_on(join_all(all)).into_iter().map(Result::unwrap).collect()
-    };
-    let (backend, voice) = random_network(5, 16);
-    assert_eq!(together(backend, &voice), alone);
-    // Fewer rows and slots than wanted: some wait.
-    let (backend, voice) = random_network(2, 4);
-    assert_eq!(together(backend, &voice), alone);
-    let (inner, voice) = random_network(5, 16);
-    assert_eq!(together(Box::new(Late { inner, answers: VecDeque::new() }), &voice), alone);
+    always_the_same(random_network, &work());
+}
+
+#[test]
+fn a_segment_gives_the_same_to_the_bit_on_the_processor() {
+    let mut work = work();
+    work.iter_mut().for_each(|(_, options)| options.words = true);
+    for precision in [Precision::Int8, Precision::F32] {
+        always_the_same(|slots, rows| random_cpu(precision, slots, rows), &work);
+    }
 }
 
 #[test]
 fn a_device_that_fails_fails_what_is_under_way_and_nothing_else() {
-    let (inner, voice) = random_network(5, 16);
-    let scheduler = Scheduler::start(Box::new(Failing(inner, 4))).unwrap();
-    let all: Vec<_> =
-        work().into_iter().map(|(pcm, options)| submit(&scheduler, &voice, pcm, options)).collect();
-    let told: Vec<Read> = block_on(join_all(all)).into_iter().map(Result::unwrap).collect();
-    assert!(told.contains(&Err(DeviceError("out of memory".to_owned()))), "{told:?}");
+    let failed = Err(DeviceError("out of memory".to_owned()));
+    let mut work = work();
+    work.iter_mut().for_each(|(_, options)| options.words = true);
+    for (call, number) in [(Call::Submit, 4), (Call::Encode, 2), (Call::Align, 1)] {
+        let (inner, voice) = random_cpu(Precision::F32, 5, 16);
+        let scheduler = Scheduler::start(Failing::at(inner, call, number)).unwrap();
+        let read = |(pcm, options)| submit(&scheduler, &voice, pcm, options);
+        let all: Vec<_> = work.clone().into_iter().map(read).collect();
+        let told: Vec<Read> = block_on(join_all(all)).into_iter().map(Result::unwrap).collect();
+        assert!(told.contains(&failed), "{told:?}");
+        if call != Call::Submit {
+            assert_eq!(told.iter().filter(|read| read.is_err()).count(), 1, "the others go on: {told:?}");
+        }
+        let (pcm, options) = work[0].clone();
+        let later = block_on(submit(&scheduler, &voice, pcm, options)).unwrap();
+        assert!(later.is_ok(), "{later:?}");
+    }
+}
+
+#[test]
+fn a_reading_that_panics_takes_no_other_with_it() {
+    let (backend, voice) = random_network(2, 16);
+    let scheduler = Scheduler::start(backend).unwrap();
+    scheduler.submit(URGENT, |_, _| async { panic!("this reading shall break off") }.boxed_local());
     let (pcm, options) = work().swap_remove(0);
-    let later = block_on(submit(&scheduler, &voice, pcm, options)).unwrap();
-    assert!(later.is_ok(), "{later:?}");
+    assert!(block_on(submit(&scheduler, &voice, pcm, options)).unwrap().is_ok());
+    assert!(!scheduler.has_ended());
 }
 
 #[test]

@@ -2,7 +2,7 @@ use super::*;
 use crate::backend::Row;
 
 fn text(tokens: &[u32], sum_logprob: f32) -> Candidate {
-    Candidate { tokens: tokens.to_vec(), sum_logprob, ran_away: false }
+    Candidate { tokens: tokens.to_vec(), sum_logprob, ..Candidate::default() }
 }
 
 #[test]
@@ -11,6 +11,13 @@ fn the_mean_counts_the_end_and_the_rank_does_not() {
     assert_eq!(candidate.avg_logprob(), -0.5);
     assert!((candidate.rank(None) - -2.0 / 3.0).abs() < 1e-6);
     assert_eq!(text(&[], -2.0).avg_logprob(), -2.0);
+}
+
+#[test]
+fn a_prefix_is_no_merit_of_the_text() {
+    let candidate = Candidate { forced: 2, ..text(&[1, 2, 3, 4], -3.0) };
+    assert_eq!(candidate.avg_logprob(), -1.0, "two sampled tokens and the end");
+    assert_eq!(candidate.rank(None), -1.5);
 }
 
 #[test]

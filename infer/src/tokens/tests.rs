@@ -93,6 +93,38 @@ fn annotations_and_specials_are_suppressed_but_punctuation_is_not() {
     assert_eq!(tokens.suppressed_first, [number(" "), end]);
 }
 
+/// What a folder's `config.json` with these lists makes of the sets.
+fn configured(config: &str) -> Result<Tokens, String> {
+    let folder = tempfile::tempdir().unwrap();
+    crate::engine::tests::write_ctranslate2(folder.path(), 51_864);
+    std::fs::write(folder.path().join("config.json"), config).unwrap();
+    Tokens::load(folder.path(), Format::Ctranslate2, 51_864).map_err(|error| error.to_string())
+}
+
+#[test]
+fn lists_of_suppressed_tokens_replace_extend_or_leave_the_usual_ones() {
+    let usual = configured("{}").unwrap();
+    let lists = |tokens: &Tokens| (tokens.suppressed.clone(), tokens.suppressed_first.clone());
+    assert_eq!(
+        lists(&configured(r#"{"suppress_ids": [], "suppress_ids_begin": []}"#).unwrap()),
+        lists(&usual)
+    );
+    let named = configured(r#"{"suppress_ids": [100], "suppress_ids_begin": [7]}"#).unwrap();
+    assert_eq!((named.suppressed.first(), named.suppressed_first.as_slice()), (Some(&100), &[7][..]));
+    assert!(named.suppressed.len() < usual.suppressed.len());
+    let more = configured(r#"{"suppress_ids": [100, -1]}"#).unwrap();
+    let with: BTreeSet<u32> = usual.suppressed.iter().copied().chain([100]).collect();
+    assert_eq!(more.suppressed, Vec::from_iter(with));
+}
+
+#[test]
+fn a_list_with_a_token_that_is_not_there_is_refused() {
+    for id in ["51864", "-2"] {
+        let error = configured(&format!(r#"{{"suppress_ids": [{id}]}}"#)).err().unwrap();
+        assert!(error.contains("config.json") && error.contains(&format!("token {id}")), "{error}");
+    }
+}
+
 #[test]
 fn languages_go_by_code_and_name() {
     assert_eq!(language_code("de"), Some("de"));

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use super::kernels::{Isa, Kernels, by_isa};
 use super::memory::{Aligned, Parts, floats_mut};
 use super::{BLOCK, HEAD_WIDTH_MAX, Heads, LANES, Split};
+use crate::model::TEXT_POSITIONS_MAX;
 
 /// Keys and values of one layer for the tokens of a number of rows (texts in the making), in f32.
 #[derive(Debug, Clone)]
@@ -125,9 +126,6 @@ impl TextCache {
         }
     }
 }
-
-/// Most tokens of a text: Whisper's limit is 448.
-pub const TEXT_POSITIONS_MAX: usize = 448;
 
 /// Takes up to 6 queries of a row, each with the keys up to its own, to their mixed values in the scratch.
 fn block<'a, K: Kernels>(
