@@ -7,6 +7,8 @@
 //!
 //! Nothing above knows which backend runs, and nothing in a backend knows segments, recordings or streams.
 
+use smallvec::SmallVec;
+
 use crate::model::Dims;
 use crate::sampling::Sampling;
 
@@ -89,6 +91,9 @@ pub enum Ask<'a> {
     Among(&'a [u32]),
 }
 
+/// Tokens with their probabilities; as many as five beams need are held without an allocation.
+pub type Scored = SmallVec<[(u32, f32); 8]>;
+
 /// What a step told of a row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
@@ -96,7 +101,7 @@ pub struct Answer {
     pub row: Row,
     /// The chosen token and its logarithmic probability at temperature 1 after the filters; several for
     /// [`Ask::Top`], the likeliest first; in the order asked for, with plain probabilities, for [`Ask::Among`].
-    pub tokens: Vec<(u32, f32)>,
+    pub tokens: Scored,
     /// Probability that the window holds no speech, before any filter; for [`Feed::Start`].
     pub no_speech_prob: Option<f32>,
 }
@@ -154,7 +159,7 @@ pub trait Backend: Send {
 
     /// Runs one step of each row given, each at most once. Returns the answers of the step submitted
     /// [`Capacity::lag`] steps before; an empty step only fetches answers.
-    fn submit(&mut self, step: &[Run<'_>]) -> Result<Vec<Answer>, DeviceError>;
+    fn submit(&mut self, step: &[Run<'_>]) -> Result<&[Answer], DeviceError>;
 
     /// Makes each second row a copy of the first: text, position, sampling state. All are read before any is written.
     fn copy_rows(&mut self, copies: &[(Row, Row)]) -> Result<(), DeviceError>;

@@ -3,8 +3,10 @@
 
 use std::ops::Range;
 
+use smallvec::smallvec;
+
 use crate::backend::{
-    Alignment, Answer, Ask, Backend, Capacity, DeviceError, Feed, Report, Row, Run, Slot, Sound,
+    Alignment, Answer, Ask, Backend, Capacity, DeviceError, Feed, Report, Row, Run, Scored, Slot, Sound,
 };
 use crate::features::Features;
 use crate::math::log_sum_exp;
@@ -69,6 +71,7 @@ pub struct Cpu {
     /// For each slot a cache for each layer of the decoder.
     slots: Vec<Vec<SoundCache>>,
     rows: Vec<Text>,
+    scratch: Scratch,
 }
 
 /// A text in the making.
@@ -82,6 +85,18 @@ struct Text {
     sampling: Sampling,
     /// The token that it was answered last.
     last: Option<u32>,
+}
+
+/// Memory for a step, kept so that none is asked for.
+#[derive(Default)]
+struct Scratch {
+    /// (slot, index of the run), ascending.
+    order: Vec<(usize, usize)>,
+    wanted: Vec<Wanted>,
+    /// The item of each that is wanted.
+    items: Vec<usize>,
+    told: Vec<Told>,
+    answers: Vec<Answer>,
 }
 
 /// A row of logits that a step needs.
@@ -98,7 +113,7 @@ struct Wanted {
 #[derive(Default)]
 struct Told {
     no_speech: Option<f32>,
-    tokens: Option<Vec<(u32, f32)>>,
+    tokens: Option<Scored>,
 }
 
 impl Cpu {
@@ -133,6 +148,7 @@ impl Cpu {
             decoder: Decoder::new(&places, rows + 1),
             slots: (0..slots).map(|_| (0..decoder_layers).map(|_| sound()).collect()).collect(),
             rows: vec![empty; rows],
+            scratch: Scratch::default(),
             team,
             places,
             image,
@@ -215,18 +231,20 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn submit(&mut self, step: &[Run<'_>]) -> Result<Vec<Answer>, DeviceError> {
+    fn submit(&mut self, step: &[Run<'_>]) -> Result<&[Answer], DeviceError> {
+        let Scratch { order, wanted, items, told, answers } = &mut self.scratch;
         // Rows that hear one slot stand together, so that they share its keys and values.
         let heard = |run: &Run<'_>| match run.feed {
             Feed::Start { slot, .. } => slot.0,
             _ => self.rows[run.row.0].slot,
         };
-        let mut order: Vec<(usize, usize)> =
-            step.iter().map(heard).enumerate().map(|(i, slot)| (slot, i)).collect();
+        order.clear();
+        order.extend(step.iter().map(heard).enumerate().map(|(i, slot)| (slot, i)));
         order.sort_unstable();
         self.decoder.clear();
-        let (mut wanted, mut items) = (Vec::new(), Vec::new());
-        for (slot, index) in order {
+        wanted.clear();
+        items.clear();
+        for &(slot, index) in order.iter() {
             let run = &step[index];
             let (start, fed) = Cpu::feed(&mut self.rows, &self.rules, run);
             assert!(fed.len() > 0, "a row reads something");
@@ -246,10 +264,11 @@ impl Backend for Cpu {
         }
         let machine = Machine { isa: self.isa, team: &self.team, places: &self.places, image: &self.image };
         self.decoder.run(machine, &self.slots, None);
-        let mut told: Vec<Told> = wanted.iter().map(|_| Told::default()).collect();
-        let parts = Parts::new(&mut told);
-        let (rows, rules) = (&self.rows, &self.rules);
-        self.decoder.read(machine, &items, &|i, logits| {
+        told.clear();
+        told.resize_with(wanted.len(), Told::default);
+        let parts = Parts::new(told);
+        let (rows, rules, wanted) = (&self.rows, &self.rules, &*wanted);
+        self.decoder.read(machine, items, &|i, logits| {
             let Wanted { run, no_speech, ask } = wanted[i];
             let run = &step[run];
             let row = &rows[run.row.0];
@@ -258,16 +277,20 @@ impl Backend for Cpu {
             told.no_speech = no_speech.then(|| probability(logits, rules.special.no_speech));
             told.tokens = ask.then(|| answer(run.ask, row, rules, logits));
         });
-        let mut answers: Vec<Answer> = step
-            .iter()
-            .map(|run| Answer { row: run.row, tokens: Vec::new(), no_speech_prob: None })
-            .collect();
+        answers.clear();
+        answers.extend(step.iter().map(|run| Answer {
+            row: run.row,
+            tokens: Scored::new(),
+            no_speech_prob: None,
+        }));
         for (wanted, told) in wanted.iter().zip(told) {
             let answer = &mut answers[wanted.run];
             answer.no_speech_prob = told.no_speech.or(answer.no_speech_prob);
-            answer.tokens = told.tokens.unwrap_or_else(|| std::mem::take(&mut answer.tokens));
+            if let Some(tokens) = told.tokens.take() {
+                answer.tokens = tokens;
+            }
         }
-        for (run, answer) in step.iter().zip(&answers) {
+        for (run, answer) in step.iter().zip(&*answers) {
             if run.ask == Ask::Token {
                 self.rows[run.row.0].last = answer.tokens.first().map(|(token, _)| *token);
             }
@@ -352,11 +375,11 @@ fn slots_filled(slot: &[SoundCache]) -> bool {
 }
 
 /// What a row is answered, from its raw logits.
-fn answer(ask: Ask<'_>, row: &Text, rules: &Rules, logits: &mut [f32]) -> Vec<(u32, f32)> {
+fn answer(ask: Ask<'_>, row: &Text, rules: &Rules, logits: &mut [f32]) -> Scored {
     match ask {
         Ask::Token => {
             rules.apply(row.state, &row.sampling, logits);
-            vec![sampling::choose(logits, &row.sampling, row.state.count, rules.special.end)]
+            smallvec![sampling::choose(logits, &row.sampling, row.state.count, rules.special.end)]
         }
         Ask::Top(count) => {
             rules.apply(row.state, &row.sampling, logits);

@@ -1,6 +1,7 @@
 //! From logits to a token: openai's filters, greedy choice, seeded sampling. Each row has a [`State`] of its own, small
 //! enough to live on a device; a backend that samples elsewhere gives what this code gives.
 
+use crate::backend::Scored;
 use crate::math::log_sum_exp;
 use crate::tokens::{Special, TIMESTAMPS, Tokens};
 
@@ -170,13 +171,13 @@ pub fn choose(logits: &[f32], sampling: &Sampling, count: u32, end: u32) -> (u32
 
 /// The likeliest tokens of filtered logits with their logarithmic probabilities, the likeliest first; fewer where fewer
 /// are allowed, none where nothing is.
-pub fn top(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
+pub fn top(logits: &[f32], count: usize) -> Scored {
     let max = max(logits);
     if !max.is_finite() {
-        return Vec::new();
+        return Scored::new();
     }
     let total = log_sum_exp(logits, max);
-    let mut best: Vec<(u32, f32)> = Vec::with_capacity(count + 1);
+    let mut best = Scored::with_capacity(count + 1);
     for (token, logit) in logits.iter().enumerate() {
         if !logit.is_finite() || (best.len() == count && best.last().is_some_and(|(_, least)| logit <= least))
         {

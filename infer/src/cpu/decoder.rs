@@ -1,5 +1,7 @@
 //! One step of any number of texts: all their tokens go through the layers as one batch.
 
+use smallvec::SmallVec;
+
 use super::attention::{Heads, Job, SoundCache, TextCache, TextItem, attend_all};
 use super::encoder::{Machine, prepare};
 use super::image::{LinearPlace, NormPlace};
@@ -127,7 +129,7 @@ impl Decoder {
         let split = |tasks: usize, task: &(dyn Fn(usize) + Sync)| team.run(tasks, &|_, i| task(i));
         let Decoder { text, items, groups, x, qkv, mixed, wide, input, .. } = self;
         let linear = |place: &LinearPlace| image.linear(place);
-        let mut jobs = Vec::with_capacity(groups.len());
+        let mut jobs: SmallVec<[Job<'_>; 32]> = SmallVec::new();
         for (i, layer) in places.decoder.iter().enumerate() {
             let rows = input.norm(machine, &linear(&layer.qkv), &layer.self_norm, x);
             linear(&layer.qkv).apply(isa, team, rows, count, qkv, Store::Set);

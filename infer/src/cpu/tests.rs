@@ -11,6 +11,8 @@ use crate::features::WINDOW_FRAMES;
 use crate::plain::network::{Cache, Heard, Network};
 use crate::tokens::Tokens;
 
+mod allocations;
+
 const VOCABULARY: usize = 51_865;
 
 struct Given {
@@ -144,7 +146,7 @@ fn steps_are_those_of_the_plain_network() {
             _ => Feed::Chosen(fed[0]),
         };
         let run = Run { row: Row(3), feed, ask: Ask::Top(5) };
-        let got = exact.submit(&[run]).unwrap().remove(0);
+        let got = exact.submit(&[run]).unwrap()[0].clone();
         assert_eq!(got.no_speech_prob.is_some(), step == 0);
         for ((token, logprob), (other, expected)) in got.tokens.iter().zip(&expected) {
             assert!((logprob - expected).abs() < 1e-4, "step {step}: {token} {logprob}, {other} {expected}");
@@ -152,7 +154,7 @@ fn steps_are_those_of_the_plain_network() {
         assert_eq!(got.tokens[0].0, expected[0].0);
         // Rounded to bytes, the likeliest token of before is nearly as likely.
         let run = Run { ask: Ask::Top(200), ..run };
-        let rounded = fast.submit(&[run]).unwrap().remove(0).tokens;
+        let rounded = fast.submit(&[run]).unwrap()[0].tokens.clone();
         let near = rounded.iter().find(|(token, _)| *token == expected[0].0).map(|(_, logprob)| *logprob);
         assert!(
             near.is_some_and(|near| (near - expected[0].1).abs() < 0.5),
@@ -180,8 +182,8 @@ fn texts(cpu: &mut Cpu, runs: &[(usize, Vec<u32>)], first_row: usize) -> Vec<Vec
                 Run { row, feed: if step == i { feed } else { Feed::Sampled }, ask: Ask::Token }
             })
             .collect();
-        for (i, answer) in cpu.submit(&batch).unwrap().into_iter().enumerate() {
-            answers[i].push(answer);
+        for (i, answer) in cpu.submit(&batch).unwrap().iter().enumerate() {
+            answers[i].push(answer.clone());
         }
     }
     answers
@@ -207,7 +209,7 @@ fn a_text_is_bitwise_the_same_alone_and_in_any_batch() {
             let feed = Feed::Start { slot: Slot(*slot), prompt, start: 0, sampling };
             for (step, expected) in batch[i].iter().enumerate() {
                 let feed = if step == 0 { feed } else { Feed::Sampled };
-                let got = alone.submit(&[Run { row: Row(1 + i), feed, ask: Ask::Token }]).unwrap().remove(0);
+                let got = alone.submit(&[Run { row: Row(1 + i), feed, ask: Ask::Token }]).unwrap()[0].clone();
                 assert_eq!(&got, expected, "{precision:?} row {i} step {step}");
             }
         }
@@ -226,15 +228,57 @@ fn rows_are_copied_all_at_once() {
         cpu.submit(&step).unwrap();
     };
     begin(&mut cpu);
-    let expected = cpu.submit(&[on(0), on(1), on(2)]).unwrap();
+    let expected = cpu.submit(&[on(0), on(1), on(2)]).unwrap().to_vec();
     begin(&mut cpu);
     // Two change places, the third is copied and keeps its own.
     cpu.copy_rows(&[(Row(0), Row(1)), (Row(1), Row(0)), (Row(2), Row(2)), (Row(2), Row(5))]).unwrap();
-    let got = cpu.submit(&[on(0), on(1), on(2), on(5)]).unwrap();
+    let got = cpu.submit(&[on(0), on(1), on(2), on(5)]).unwrap().to_vec();
     let tokens = |answers: &[Answer], order: &[usize]| -> Vec<_> {
         order.iter().map(|i| answers[*i].tokens.clone()).collect()
     };
     assert_eq!(tokens(&got, &[0, 1, 2, 3]), tokens(&expected, &[1, 0, 2, 2]));
+}
+
+#[test]
+fn silence_is_read_behind_the_start_wherever_it_stands() {
+    let given = Given::random();
+    let pcm = hum(3, 50);
+    let (_, heard) = given.hear(&pcm);
+    let special = given.tokens.special;
+    let prompt = [&[special.previous, 400, 401, 402][..], &given.prompt()].concat();
+    let (mut cache, mut expected) = (Cache::default(), 0.0);
+    for token in &prompt[..5] {
+        let logits = given.network.read(&heard, &mut cache, *token);
+        let total: f32 = logits.iter().map(|x| x.exp()).sum();
+        expected = logits[special.no_speech as usize].exp() / total;
+    }
+    let mut cpu = given.cpu(Precision::F32, 2);
+    cpu.encode(&[whole(0, &pcm)]).unwrap();
+    let sampling = Sampling::default();
+    let feed = Feed::Start { slot: Slot(0), prompt: &prompt, start: 4, sampling };
+    let told = cpu.submit(&[Run { feed, ..start(0, 0, &prompt) }]).unwrap()[0].no_speech_prob.unwrap();
+    assert!((told - expected).abs() < 1e-6, "{told} {expected}");
+}
+
+#[test]
+fn a_step_asks_for_no_memory() {
+    let given = Given::random();
+    for precision in [Precision::Int8, Precision::F32] {
+        // The calling thread does all the work, and only its allocations are counted.
+        let mut cpu = given.cpu(precision, 1);
+        let pcm = hum(3, 50);
+        cpu.encode(&[whole(0, &pcm), whole(1, &pcm)]).unwrap();
+        let prompt = given.prompt();
+        let begin = [start(0, 0, &prompt), start(1, 1, &prompt), start(2, 0, &prompt)];
+        let likeliest = |token| Run { row: Row(2), feed: Feed::Chosen(token), ask: Ask::Top(6) };
+        cpu.submit(&begin).unwrap();
+        cpu.submit(&[on(0), on(1), likeliest(300)]).unwrap();
+        let before = allocations::of_this_thread();
+        for token in 301..310 {
+            cpu.submit(&[on(0), on(1), likeliest(token)]).unwrap();
+        }
+        assert_eq!(allocations::of_this_thread() - before, 0, "{precision:?}");
+    }
 }
 
 #[test]
@@ -246,7 +290,7 @@ fn languages_are_weighed_among_themselves() {
     cpu.encode(&[whole(0, &pcm)]).unwrap();
     let among: Vec<u32> = given.tokens.languages.iter().map(|(_, token)| *token).collect();
     let prompt = [given.tokens.special.start];
-    let got = cpu.submit(&[Run { ask: Ask::Among(&among), ..start(0, 0, &prompt) }]).unwrap().remove(0);
+    let got = cpu.submit(&[Run { ask: Ask::Among(&among), ..start(0, 0, &prompt) }]).unwrap()[0].clone();
     let logits = given.network.read(&heard, &mut Cache::default(), prompt[0]);
     let total: f32 = among.iter().map(|token| logits[*token as usize].exp()).sum();
     for ((token, probability), expected) in got.tokens.iter().zip(&among) {
@@ -272,7 +316,7 @@ fn an_alignment_tells_what_the_tokens_look_at() {
     // A text under way is not disturbed.
     cpu.submit(&[start(0, 1, &prompt)]).unwrap();
     let alignment = cpu.align(Slot(1), &tokens, first).unwrap();
-    let after = cpu.submit(&[on(0)]).unwrap();
+    let after = cpu.submit(&[on(0)]).unwrap().to_vec();
     let count = tokens.len() - first;
     assert_eq!((alignment.heads, alignment.positions), (2, AUDIO_POSITIONS));
     assert_eq!(alignment.scores.len(), 2 * count * AUDIO_POSITIONS);

@@ -234,13 +234,13 @@ impl Desk {
     }
 
     /// Hands out the answers of a step whose rows were asked for under these leases.
-    pub(super) fn answer(&self, leases: &[(Row, u64)], answers: Vec<Answer>) {
+    pub(super) fn answer(&self, leases: &[(Row, u64)], answers: &[Answer]) {
         let mut state = self.0.borrow_mut();
         for answer in answers {
             let seat = &mut state.seats[answer.row.0];
             let is_own = leases.contains(&(answer.row, seat.lease));
             if is_own {
-                seat.answers.push_back(Ok(answer));
+                seat.answers.push_back(Ok(answer.clone()));
                 seat.wake();
             }
         }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::backend::Row;
+use crate::backend::{Row, Scored};
 
 fn text(tokens: &[u32], sum_logprob: f32) -> Candidate {
     Candidate { tokens: tokens.to_vec(), sum_logprob, ..Candidate::default() }
@@ -43,7 +43,7 @@ fn check(
         beams.iter().map(|(tokens, sum)| Beam { tokens: tokens.to_vec(), sum_logprob: *sum }).collect();
     let answers: Vec<Answer> = answers
         .iter()
-        .map(|tokens| Answer { row: Row(0), tokens: tokens.to_vec(), no_speech_prob: None })
+        .map(|tokens| Answer { row: Row(0), tokens: Scored::from_slice(tokens), no_speech_prob: None })
         .collect();
     let mut found = Vec::new();
     let ways = step(&open, &answers, size, END, size, &mut found);
