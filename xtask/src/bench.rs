@@ -5,6 +5,7 @@ mod engines;
 mod figures;
 mod first_transcript;
 mod hop;
+mod limits;
 mod machine;
 mod page;
 mod read_side;
@@ -18,6 +19,7 @@ const HELP: &str = "\
 measurements:
   cargo xtask bench accuracy           word errors beside faster-whisper's, same weights, options and windows
   cargo xtask bench engines [options]  this engine beside faster-whisper and whisper.cpp: speed, memory, word errors
+  cargo xtask bench limits             this engine beside what the machine can do, part by part
   cargo xtask bench projection [--events N]
                                        segments a second into the read side, on PostgreSQL and on TimescaleDB
   cargo xtask bench rebuild [--events N]
@@ -43,6 +45,7 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
         ["rebuild", options @ ..] => read_side::rebuild(options),
         ["first-transcript"] => first_transcript::run(),
         ["hop"] => hop::run(),
+        ["limits"] => limits::run(),
         ["latency", more @ ..] => figures::latency(more),
         ["reads", more @ ..] => figures::reads(more),
         ["memory", more @ ..] => figures::memory(more),
