@@ -5,6 +5,7 @@ mod cargo;
 mod demo;
 mod faults;
 mod lint;
+mod sanitize;
 mod say;
 mod services;
 mod setup;
@@ -27,6 +28,7 @@ The chores of this project. Each sets up by itself what it needs and says what i
   cargo xtask bless [FILTER]    run the tests and write what they got into their expectations; read the diff
   cargo xtask bench [NAME]      measurements; without NAME: which there are
   cargo xtask faults --runs N   many things go wrong at once, on seeded schedules; alone: what it takes
+  cargo xtask sanitize          the engine's tests under AddressSanitizer
   cargo xtask services          start what tests need (Redis, PostgreSQL, TimescaleDB), print the variables that name
                                 it, stay up until Ctrl-C: for running `cargo test -p ...` by hand
   cargo xtask setup             fetch everything the tests and measurements need, ahead of time
@@ -63,6 +65,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
         ["lint"] => lint::run(),
         ["bench", ref which @ ..] => bench::run(which),
         ["faults", ref arguments @ ..] => faults::run(arguments),
+        ["sanitize"] => sanitize::run(),
         ["services"] => services::run(),
         ["setup"] => setup::for_tests().map(|_| ExitCode::SUCCESS),
         _ => {
