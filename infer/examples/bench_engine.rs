@@ -1,9 +1,10 @@
 //! The engine behind the line protocol of `cargo xtask bench engines`, so that it is driven as its rivals are.
 //!
-//! `bench_engine MODEL_FOLDER '{"threads": 2}'` says `{"ready": SECONDS}` once the model is loaded, then reads lines
-//! `{"id": 1, "path": "16 kHz mono.wav", "options": {"beam": 1, "timestamps": true, "language": "en", "trim": false}}`
-//! and answers each, as it is done, with `{"id": 1, "text": "...", "seconds": SINCE_IT_WAS_READ}` or
-//! `{"id": 1, "error": "..."}`. It ends with its input.
+//! `bench_engine MODEL_FOLDER '{"threads": 2, "precision": "int8"}'` says `{"ready": SECONDS}` with what it is once the
+//! model is loaded, then reads lines
+//! `{"id": 1, "path": "16 kHz mono.wav", "options": {"beam": 1, "timestamps": true, "language": "en", "trim": false,
+//! "ladder": false}}` and answers each, as it is done, with `{"id": 1, "text": "...", "seconds": SINCE_IT_WAS_READ,
+//! "trimmed": WINDOWS, "reread": WINDOWS}` or `{"id": 1, "error": "..."}`. It ends with its input.
 
 use std::io::BufRead;
 use std::path::Path;
@@ -13,9 +14,10 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use futures::executor::block_on;
 use futures::future::try_join_all;
+use infer::cpu::Precision;
 use infer::engine::Setup;
 use infer::scheduler::URGENT;
-use infer::{Engine, Options};
+use infer::{Engine, Options, Output, trim};
 use serde_json::{Value, json};
 
 /// Requests in hand at once: as many as the engine has places.
@@ -31,10 +33,17 @@ fn main() -> Result<()> {
     let [_, folder, settings] = &arguments[..] else { anyhow::bail!("name a model folder and settings") };
     let settings: Value = serde_json::from_str(settings).context("read the settings")?;
     let threads = settings["threads"].as_u64().unwrap_or(0) as usize;
+    let precision = if settings["precision"] == "f32" { Precision::F32 } else { Precision::Int8 };
     let begun = Instant::now();
-    let engine =
-        Engine::load(Path::new(folder), Setup { threads, segments: CONCURRENT, ..Setup::default() })?;
-    println!("{}", json!({"ready": begun.elapsed().as_secs_f64()}));
+    let engine = Engine::load(Path::new(folder), Setup { precision, threads, segments: CONCURRENT })?;
+    let ready = begun.elapsed().as_secs_f64();
+    println!(
+        "{}",
+        json!({
+            "ready": ready, "sha256": engine.info().sha256, "margin": trim::MARGIN,
+            "positions_min": trim::POSITIONS_MIN,
+        })
+    );
     let (sender, receiver) = mpsc::channel();
     let receiver = Mutex::new(receiver);
     std::thread::scope(|scope| {
@@ -58,30 +67,37 @@ fn main() -> Result<()> {
 }
 
 fn answer(engine: &Engine, request: &Value, came: Instant) -> Value {
-    let read = || -> Result<String> {
+    let read = || -> Result<Vec<Output>> {
         let pcm = read_wav(Path::new(request["path"].as_str().context("find `path`")?))?;
         transcribe(engine, &windows(&pcm), &request["options"])
     };
     match read() {
-        Ok(text) => json!({"id": request["id"], "text": text, "seconds": came.elapsed().as_secs_f64()}),
+        Ok(outputs) => {
+            let count = |of: fn(&Output) -> usize| outputs.iter().map(of).sum::<usize>();
+            let spans = outputs.iter().flat_map(|output| &output.spans);
+            let text = spans.map(|span| span.text.as_str()).collect::<String>();
+            json!({
+                "id": request["id"], "text": text.trim(), "seconds": came.elapsed().as_secs_f64(),
+                "trimmed": count(|output| output.trimmed), "reread": count(|output| output.reread),
+            })
+        }
         Err(error) => json!({"id": request["id"], "error": format!("{error:#}")}),
     }
 }
 
-/// The text of the windows of one recording: every call of the engine, besides loading it.
-fn transcribe(engine: &Engine, windows: &[&[i16]], options: &Value) -> Result<String> {
+/// What is said in the windows of one recording: every call of the engine, besides loading it.
+fn transcribe(engine: &Engine, windows: &[&[i16]], options: &Value) -> Result<Vec<Output>> {
+    let ladder = options["ladder"] == true;
     let options = Options {
         beams: options["beam"].as_u64().context("find `beam`")? as usize,
         trim: options["trim"] == true,
         language: options["language"].as_str().map(str::to_owned),
-        temperatures: vec![0.0],
+        temperatures: if ladder { Options::default().temperatures } else { vec![0.0] },
         timestamps: options["timestamps"] == true,
         ..Options::default()
     };
     let reads = windows.iter().map(|window| engine.transcribe((*window).into(), options.clone(), URGENT));
-    let outputs = block_on(try_join_all(reads))?;
-    let spans = outputs.iter().flat_map(|output| &output.spans);
-    Ok(spans.map(|span| span.text.as_str()).collect::<String>().trim().to_owned())
+    Ok(block_on(try_join_all(reads))?)
 }
 
 /// Parts of at most 30 s, cut at the quietest 20 ms of the last 5 s.

@@ -22,6 +22,8 @@ pub struct Config {
     pub threads: usize,
     /// Form of the weights.
     pub precision: Precision,
+    /// Whether windows are trimmed.
+    pub trim: Trim,
     /// The model loaded at start, so that the first segment does not wait for it.
     pub model: String,
     /// Memory that loaded models may take together.
@@ -32,6 +34,17 @@ pub struct Config {
     pub lease: Duration,
     /// For tests of everything around the model: see [`crate::hash`].
     pub hash_model: Option<Duration>,
+}
+
+/// Which windows are trimmed: see [`crate::trim`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trim {
+    /// Those of models and languages that were measured to be heard no worse.
+    Auto,
+    /// All.
+    On,
+    /// None.
+    Off,
 }
 
 impl Config {
@@ -50,6 +63,16 @@ impl Config {
             {
                 "f32" => Precision::F32,
                 _ => Precision::Int8,
+            },
+            trim: match from
+                .setting("infer-trim", "encode only the sound and a margin: auto does where it was measured to hear as well")
+                .one_of(&["auto", "on", "off"])
+                .or("auto")
+                .as_str()
+            {
+                "on" => Trim::On,
+                "off" => Trim::Off,
+                _ => Trim::Auto,
             },
             model: from
                 .setting("model", "model loaded at start, so that the first segment need not wait")

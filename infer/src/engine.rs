@@ -97,8 +97,8 @@ pub struct Options {
     pub seed: u64,
     /// Whether words get times.
     pub words: bool,
-    /// Encodes the sound and a margin instead of the whole window. A window whose text is not good enough is read again
-    /// whole.
+    /// Encodes the sound and a margin instead of the whole window: see [`crate::trim`]. A window whose text is doubtful
+    /// is read again whole.
     pub trim: bool,
     /// Where speech was detected, in milliseconds of the segment; what coverage is measured against.
     pub speech: Vec<Range<u64>>,
@@ -145,6 +145,10 @@ pub struct Output {
     pub coverage: f32,
     /// Speech of a second and more without text, in milliseconds of the segment.
     pub gaps: Vec<Range<u64>>,
+    /// Windows whose text was found with only the sound and a margin encoded.
+    pub trimmed: usize,
+    /// Windows that were read again whole, because what was found that way was doubtful.
+    pub reread: usize,
 }
 
 /// Why a segment cannot be transcribed as asked.

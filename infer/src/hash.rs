@@ -50,6 +50,8 @@ pub fn transcribe(pcm: &[i16]) -> Output {
         spans: vec![span],
         coverage: 1.0,
         gaps: Vec::new(),
+        trimmed: 0,
+        reread: 0,
     }
 }
 

@@ -12,11 +12,12 @@ use events::{
 use streams::{Delivery, ModelNote, Outputs, SharedLog, Stage};
 use tracing::Instrument;
 
-use crate::config::Config;
+use crate::config::{Config, Trim};
 use crate::engine::Setup;
 use crate::library::Library;
 use crate::scheduler::{self, Urgency};
-use crate::{Engine, Error, ModelInfo, Options, Output, Task, Thresholds, Word, hash, metrics, models};
+use crate::tokens::language_code;
+use crate::{Engine, Error, ModelInfo, Options, Output, Task, Thresholds, Word, hash, metrics, models, trim};
 
 /// The infer stage.
 pub struct Infer {
@@ -161,6 +162,9 @@ impl Infer {
             speech.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect();
 
         let mut options = options(cut);
+        options.trim = trims(self.config.trim, model.multilingual, &cut.settings, |language| {
+            trim::has_passed(&model.sha256, self.config.precision, language)
+        });
         // Equal work gives equal text, also when it is done again after a crash.
         options.seed = envelope.event_id.as_uuid().as_u64_pair().0;
         let guess = model.multilingual && options.language.is_none();
@@ -182,6 +186,7 @@ impl Infer {
         let took = started.elapsed();
         let infer_ms = took.as_millis() as u64;
         let hottest = output.spans.iter().map(|span| span.temperature).fold(0.0, f32::max);
+        metrics::trimmed(output.trimmed, output.reread);
         metrics::transcribed(&wanted.name, cut.end_ms - cut.start_ms, took, hottest);
         tracing::debug!(infer_ms, spans = output.spans.len(), "transcribed");
         Ok(result(cut, output, infer_ms))
@@ -299,6 +304,23 @@ fn options(cut: &SegmentCut) -> Options {
         words: decoding.word_timestamps,
         speech: cut.speech.iter().map(|speech| speech.start_ms..speech.end_ms).collect(),
         ..Options::default()
+    }
+}
+
+/// Whether windows are trimmed. What decides is the same for every segment of a recording at any time: a language that is
+/// heard, and may be settled by the time a segment is tried again, does not count.
+fn trims(
+    trim: Trim,
+    multilingual: bool,
+    settings: &events::Settings,
+    has_passed: impl Fn(&str) -> bool,
+) -> bool {
+    let given = settings.language.as_deref().and_then(language_code);
+    let language = if multilingual { given } else { Some("en") };
+    match trim {
+        Trim::On => true,
+        Trim::Off => false,
+        Trim::Auto => settings.task == events::Task::Transcribe && language.is_some_and(has_passed),
     }
 }
 

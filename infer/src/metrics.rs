@@ -17,6 +17,12 @@ pub fn transcribed(model: &str, audio_ms: u64, took: Duration, temperature: f32)
     }
 }
 
+/// So many windows of a segment were read with only the sound and a margin encoded, and so many again whole.
+pub fn trimmed(kept: usize, reread: usize) {
+    counter!("infer_trimmed_windows_total", "outcome" => "kept").increment(kept as u64);
+    counter!("infer_trimmed_windows_total", "outcome" => "reread").increment(reread as u64);
+}
+
 /// An attempt at a segment failed, the last one where the segment `is_over`.
 pub fn failed(code: &str, is_over: bool) {
     if is_over {

@@ -32,6 +32,8 @@ pub struct Quality {
     pub compression_ratio: f32,
     /// Whether the text was ended because it ran away: see [`runs_away`].
     pub ran_away: bool,
+    /// Whether the text had no room left to end in: see [`tokens_max`].
+    pub out_of_room: bool,
 }
 
 impl Thresholds {
@@ -42,6 +44,12 @@ impl Thresholds {
         let guessed = self.avg_logprob.is_some_and(|bound| quality.avg_logprob < bound);
         let silent = self.no_speech.is_some_and(|bound| quality.no_speech_prob > bound);
         (quality.ran_away || repeats || guessed) && !(silent && guessed)
+    }
+
+    /// Whether the text of a window that was not encoded whole may be the fault of that: any test fails, silence was
+    /// heard, or the text found no end.
+    pub fn doubt(&self, quality: Quality) -> bool {
+        self.ask_again(quality) || self.is_silence(quality) || quality.out_of_room
     }
 
     /// Whether the window is silence, whatever text was found in it.

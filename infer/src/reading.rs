@@ -15,7 +15,7 @@ use crate::scheduler::{Desk, SlotLease};
 use crate::search::{self, Beams, Candidate, Prompt};
 use crate::spans::{self, Piece, Span};
 use crate::tokens::Tokens;
-use crate::words;
+use crate::{trim, words};
 
 /// Windows that one segment may take. Ordinary speech takes one or two; the bound stops a model that
 /// moves on by a fraction of a second each time.
@@ -27,10 +27,8 @@ const CONTEXT_TEMPERATURE_MAX: f32 = 0.5;
 /// Tokens that a text has room for, however long its context and prefix.
 const TEXT_ROOM_MIN: usize = 32;
 
-/// Encoder positions (20 ms) behind the sound when the rest of the window is not encoded, and the fewest of all: below,
-/// stock weights loop and invent (see docs/inference.md on trimmed windows).
-const TRIM_MARGIN: usize = 100;
-const TRIM_POSITIONS_MIN: usize = 250;
+/// Milliseconds of one frame.
+const FRAME_MS: u64 = 10;
 
 /// What a reading needs of its model.
 pub struct Voice {
@@ -52,7 +50,19 @@ impl Voice {
         language: Option<&'static str>,
     ) -> Result<Output, DeviceError> {
         let context = self.context(options);
-        let segment = Segment { voice: self, desk, slot, pcm, options, language, probability: 1.0, context };
+        let (probability, trimmed, reread) = (1.0, 0, 0);
+        let segment = Segment {
+            voice: self,
+            desk,
+            slot,
+            pcm,
+            options,
+            language,
+            probability,
+            context,
+            trimmed,
+            reread,
+        };
         segment.read().await
     }
 
@@ -79,6 +89,9 @@ struct Segment<'a> {
     probability: f32,
     /// Tokens that the next window has as context.
     context: Vec<u32>,
+    /// See [`Output::trimmed`] and [`Output::reread`].
+    trimmed: usize,
+    reread: usize,
 }
 
 /// The best text of a window.
@@ -106,7 +119,7 @@ impl Segment<'_> {
             for gap in &gaps {
                 // The context is of the end; a gap is read for itself.
                 self.context.clear();
-                let (from, end) = ((gap.start / 10) as usize, (gap.end / 10) as usize);
+                let (from, end) = ((gap.start / FRAME_MS) as usize, (gap.end / FRAME_MS) as usize);
                 let end = end.min(frames);
                 if from < end {
                     let (said, _) = self.window(from, end, WINDOWS_MAX).await?;
@@ -124,12 +137,13 @@ impl Segment<'_> {
             spans,
             coverage,
             gaps,
+            trimmed: self.trimmed,
+            reread: self.reread,
         })
     }
 
     fn gaps(&self, spans: &[Span]) -> Vec<Range<u64>> {
-        let texts: Vec<Range<u64>> = spans.iter().map(|span| span.start_ms..span.end_ms).collect();
-        coverage::gaps(&self.options.speech, &texts)
+        coverage::gaps(&self.options.speech, &times(spans))
     }
 
     /// Reads one window, of frames from `seek` to `end` at most. Returns its texts and where reading goes on.
@@ -140,39 +154,61 @@ impl Segment<'_> {
         number: usize,
     ) -> Result<(Vec<Span>, usize), DeviceError> {
         let frames = (end - seek).min(WINDOW_FRAMES);
-        let positions = self.positions(frames);
+        let positions = trim::positions(frames);
+        // What was missed once is read with nothing left out.
+        if self.options.trim && number < WINDOWS_MAX && positions < AUDIO_POSITIONS {
+            let language = self.language;
+            if let Some(told) = self.attempt(seek, frames, number, positions).await? {
+                self.trimmed += 1;
+                return Ok(told);
+            }
+            self.reread += 1;
+            // A language heard in the trimmed window is no better than its text.
+            self.language = language;
+        }
+        let told = self.attempt(seek, frames, number, AUDIO_POSITIONS).await?;
+        Ok(told.expect("a whole window always gives a text"))
+    }
+
+    /// Reads a window of which so many positions are encoded. `None` where that is not all of it and a guard tripped.
+    async fn attempt(
+        &mut self,
+        seek: usize,
+        frames: usize,
+        number: usize,
+        positions: usize,
+    ) -> Result<Option<(Vec<Span>, usize)>, DeviceError> {
         self.slot.encode(self.pcm, seek, frames, positions).await?;
         let language = match self.language {
             Some(language) => language,
             None => self.identify().await?,
         };
         self.language = Some(language);
-        if let Some(found) = self.descend(language, frames, number, positions < AUDIO_POSITIONS).await? {
-            return self.told(found, seek, frames, positions).await;
+        match self.descend(language, frames, number, positions < AUDIO_POSITIONS).await? {
+            Some(window) => self.told(window, seek, frames, positions).await,
+            None => Ok(None),
         }
-        // Something was wrong with the trimmed window: once more with all of it.
-        self.slot.encode(self.pcm, seek, frames, AUDIO_POSITIONS).await?;
-        let found = self.descend(language, frames, number, false).await?;
-        let found = found.expect("a whole window always gives a text");
-        self.told(found, seek, frames, AUDIO_POSITIONS).await
     }
 
-    /// Turns the text of a window into spans.
+    /// Turns the text of a window into spans. `None` where only part of it was encoded and speech in it got no text.
     async fn told(
         &mut self,
         window: Window,
         seek: usize,
         frames: usize,
         positions: usize,
-    ) -> Result<(Vec<Span>, usize), DeviceError> {
+    ) -> Result<Option<(Vec<Span>, usize)>, DeviceError> {
         let (options, tokens) = (self.options, &self.voice.tokens);
         if options.thresholds.is_silence(window.quality) {
-            return Ok((Vec::new(), seek + frames));
+            return Ok(Some((Vec::new(), seek + frames)));
         }
         let duration_ms = (self.pcm.len() * 1_000 / SAMPLE_RATE) as u64;
         let (pieces, next) = spans::cut(&window.candidate.tokens, tokens.special, seek, frames);
         let said = pieces.into_iter().filter_map(|piece| span(tokens, piece, &window, duration_ms));
         let mut said: Vec<Span> = said.collect();
+        if positions < AUDIO_POSITIONS && self.misses(&said, seek, next) {
+            return Ok(None);
+        }
         if options.words && !said.is_empty() {
             let language = self.language.unwrap_or("en");
             let text: Vec<u32> = said
@@ -183,22 +219,22 @@ impl Segment<'_> {
             let alignment = self.slot.align(after, 0).await?;
             let heard = frames.div_ceil(2).min(positions).min(alignment.positions);
             let times = words::align(&alignment, before, heard);
-            words::place(tokens, language, &times, seek as u64 * 10, &mut said);
+            words::place(tokens, language, &times, seek as u64 * FRAME_MS, &mut said);
         }
         if !options.condition_on_previous_text || window.temperature > CONTEXT_TEMPERATURE_MAX {
             self.context.clear();
         } else {
             self.context.extend(said.iter().flat_map(|span| span.tokens.iter().copied()));
         }
-        Ok((said, next))
+        Ok(Some((said, next)))
     }
 
-    /// How many positions of a window with `frames` frames of sound are encoded.
-    fn positions(&self, frames: usize) -> usize {
-        if !self.options.trim {
-            return AUDIO_POSITIONS;
-        }
-        (frames.div_ceil(2) + TRIM_MARGIN).clamp(TRIM_POSITIONS_MIN, AUDIO_POSITIONS)
+    /// Whether speech of a second and more between two frames got no text.
+    fn misses(&self, said: &[Span], from: usize, end: usize) -> bool {
+        let (from, end) = (from as u64 * FRAME_MS, end as u64 * FRAME_MS);
+        let speech = self.options.speech.iter();
+        let speech: Vec<Range<u64>> = speech.map(|part| part.start.max(from)..part.end.min(end)).collect();
+        !coverage::gaps(&speech, &times(said)).is_empty()
     }
 
     /// Asks the model which language it hears.
@@ -217,7 +253,7 @@ impl Segment<'_> {
     }
 
     /// Goes through the temperatures until a result is good enough. `None` where only part of the window was encoded and
-    /// the first result is not good enough.
+    /// the first result is [doubtful](quality::Thresholds::doubt).
     async fn descend(
         &self,
         language: &str,
@@ -253,11 +289,12 @@ impl Segment<'_> {
                 no_speech_prob: found.no_speech_prob,
                 compression_ratio: quality::compression_ratio(tokens.decode(&candidate.tokens).trim()),
                 ran_away: candidate.ran_away,
+                out_of_room: candidate.out_of_room,
             };
-            let again = thresholds.ask_again(quality);
-            if again && is_trimmed {
+            if is_trimmed && thresholds.doubt(quality) {
                 return Ok(None);
             }
+            let again = thresholds.ask_again(quality);
             best = Some(Window { candidate, quality, temperature: *temperature });
             if !again {
                 break;
@@ -295,7 +332,7 @@ impl Segment<'_> {
         prompt.extend(beginning);
         let room = (dims.text_positions - prompt.len()).min(half.max(prefix.len() + TEXT_ROOM_MIN));
         let limit = self.options.tokens_max.max(prefix.len() + 1).min(room);
-        let most = quality::tokens_max(frames as u64 * 10) + prefix.len();
+        let most = quality::tokens_max(frames as u64 * FRAME_MS) + prefix.len();
         let (tokens_max, is_budget) = (limit.min(most), most < limit);
         Prompt { tokens: prompt.into(), start, prefix, tokens_max, is_budget, end: special.end }
     }
@@ -332,6 +369,10 @@ impl Segment<'_> {
     }
 }
 
+fn times(spans: &[Span]) -> Vec<Range<u64>> {
+    spans.iter().map(|span| span.start_ms..span.end_ms).collect()
+}
+
 /// Gives a piece its text; a piece without text or without length is nothing said.
 fn span(tokens: &Tokens, piece: Piece, window: &Window, duration_ms: u64) -> Option<Span> {
     let text = tokens.decode(&piece.tokens);
@@ -351,3 +392,6 @@ fn span(tokens: &Tokens, piece: Piece, window: &Window, duration_ms: u64) -> Opt
         words: Vec::new(),
     })
 }
+
+#[cfg(test)]
+mod tests;

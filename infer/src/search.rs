@@ -34,6 +34,8 @@ pub struct Candidate {
     pub sum_logprob: f32,
     /// Whether it was ended because it went round in a circle, or is longer than anybody speaks.
     pub ran_away: bool,
+    /// Whether it was ended because there was no room for more.
+    pub out_of_room: bool,
 }
 
 impl Candidate {
@@ -122,6 +124,7 @@ async fn follow(
         candidate.tokens.push(token);
         if candidate.tokens.len() >= prompt.tokens_max {
             candidate.ran_away = prompt.is_budget;
+            candidate.out_of_room = true;
             break;
         }
         if let Some(kept) = without_circle(&candidate.tokens) {
@@ -204,6 +207,7 @@ pub async fn search(
                 tokens: grown(&open[way.beam].tokens, way.token),
                 sum_logprob: way.sum_logprob,
                 ran_away: prompt.is_budget,
+                out_of_room: true,
                 ..Candidate::default()
             }));
             break;

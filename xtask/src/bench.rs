@@ -10,6 +10,7 @@ mod machine;
 mod page;
 mod read_side;
 mod replay_latency;
+mod trim;
 
 use std::process::ExitCode;
 
@@ -20,6 +21,7 @@ measurements:
   cargo xtask bench accuracy           word errors beside faster-whisper's, same weights, options and windows
   cargo xtask bench engines [options]  this engine beside faster-whisper and whisper.cpp: speed, memory, word errors
   cargo xtask bench limits             this engine beside what the machine can do, part by part
+  cargo xtask bench trim [options]     word errors with trimmed windows beside whole ones, for each model
   cargo xtask bench projection [--events N]
                                        segments a second into the read side, on PostgreSQL and on TimescaleDB
   cargo xtask bench rebuild [--events N]
@@ -41,6 +43,7 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
         }
         ["accuracy"] => accuracy::run(),
         ["engines", options @ ..] => engines::run(options),
+        ["trim", options @ ..] => trim::run(options),
         ["projection", options @ ..] => read_side::projection(options),
         ["rebuild", options @ ..] => read_side::rebuild(options),
         ["first-transcript"] => first_transcript::run(),

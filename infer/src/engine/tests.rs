@@ -500,6 +500,11 @@ fn real_speech_is_read_as_faster_whisper_reads_it() {
     assert_eq!(a.spans.len(), 1);
     assert!(a.spans[0].tokens.iter().all(|token| *token < 50_256), "{:?}", a.spans[0].tokens);
     assert!(text(&a).contains("rather selfish is to be ill"), "{}", text(&a));
+    // Without the padding it is the same text.
+    let pcm = speech(clips.join("librivox-0870.wav"));
+    let trimmed = transcribe(&engine, &pcm, &Options { trim: true, ..Options::default() }).unwrap();
+    assert_eq!((trimmed.trimmed, trimmed.reread), (1, 0));
+    assert_eq!(text(&trimmed), text(&output));
     // Silence is nothing said.
     assert_eq!(transcribe(&engine, &[0; 8 * SAMPLE_RATE], &Options::default()).unwrap().spans, []);
 }

@@ -43,7 +43,15 @@ fn span(start_ms: u64, end_ms: u64, words: Vec<Word>) -> Span {
 }
 
 fn output(spans: Vec<Span>) -> Output {
-    Output { language: "de".into(), language_probability: 1.0, spans, coverage: 1.0, gaps: Vec::new() }
+    Output {
+        language: "de".into(),
+        language_probability: 1.0,
+        spans,
+        coverage: 1.0,
+        gaps: Vec::new(),
+        trimmed: 0,
+        reread: 0,
+    }
 }
 
 /// The defaults of a drop are the engine's own: what nobody chose is decoded as before there was a choice.
@@ -95,6 +103,23 @@ fn every_option_reaches_the_engine() {
     assert_eq!(first, expected);
     let later = options(&cut(1, decoding));
     assert_eq!(later, Options { prefix: None, ..first }, "only the first segment begins with the prefix");
+}
+
+#[test]
+fn windows_are_trimmed_where_it_was_measured_or_asked_for() {
+    use events::Task::{Transcribe, Translate};
+    let trims = |trim, multilingual, language: Option<&str>, task| {
+        let language = language.map(str::to_owned);
+        let settings = Settings { language, task, ..cut(0, Decoding::default()).settings };
+        super::trims(trim, multilingual, &settings, |language| language == "en")
+    };
+    assert!(trims(Trim::On, true, None, Translate));
+    assert!(!trims(Trim::Off, false, Some("en"), Transcribe));
+    assert!(trims(Trim::Auto, false, None, Transcribe), "an English-only model hears English");
+    assert!(trims(Trim::Auto, true, Some("english"), Transcribe));
+    assert!(!trims(Trim::Auto, true, Some("de"), Transcribe), "measured in English");
+    assert!(!trims(Trim::Auto, true, None, Transcribe), "the language is not known beforehand");
+    assert!(!trims(Trim::Auto, true, Some("en"), Translate), "measured transcribing");
 }
 
 #[test]

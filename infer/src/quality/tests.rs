@@ -1,8 +1,16 @@
 use super::*;
 
+const FINE: Quality = Quality {
+    avg_logprob: -0.1,
+    no_speech_prob: 0.0,
+    compression_ratio: 1.0,
+    ran_away: false,
+    out_of_room: false,
+};
+
 #[track_caller]
 fn judge(avg_logprob: f32, no_speech_prob: f32, compression_ratio: f32) -> (bool, bool) {
-    let quality = Quality { avg_logprob, no_speech_prob, compression_ratio, ran_away: false };
+    let quality = Quality { avg_logprob, no_speech_prob, compression_ratio, ..FINE };
     (Thresholds::default().ask_again(quality), Thresholds::default().is_silence(quality))
 }
 
@@ -26,7 +34,7 @@ fn fallback_follows_the_thresholds() {
 
 #[test]
 fn a_threshold_can_be_switched_off() {
-    let bad = Quality { avg_logprob: -3.0, no_speech_prob: 0.9, compression_ratio: 9.0, ran_away: false };
+    let bad = Quality { avg_logprob: -3.0, no_speech_prob: 0.9, compression_ratio: 9.0, ..FINE };
     let off = Thresholds { compression_ratio: None, avg_logprob: None, no_speech: None };
     assert!(!off.ask_again(bad) && !off.is_silence(bad));
     assert!(Thresholds { compression_ratio: Some(2.4), ..off }.ask_again(bad));
@@ -53,8 +61,22 @@ fn compression_ratio_is_zlibs() {
 
 #[test]
 fn a_text_that_ran_away_is_asked_again_whatever_else_it_is() {
-    let fine = Quality { avg_logprob: -0.1, no_speech_prob: 0.0, compression_ratio: 1.0, ran_away: true };
-    assert!(Thresholds::default().ask_again(fine));
+    assert!(Thresholds::default().ask_again(Quality { ran_away: true, ..FINE }));
+    let short = Quality { out_of_room: true, ..FINE };
+    assert!(!Thresholds::default().ask_again(short), "openai keeps a text that found no end");
+}
+
+#[test]
+fn a_trimmed_window_is_doubted_where_any_guard_trips() {
+    let doubt = |quality| Thresholds::default().doubt(quality);
+    assert!(!doubt(FINE));
+    assert!(doubt(Quality { compression_ratio: 2.5, ..FINE }));
+    assert!(doubt(Quality { avg_logprob: -1.5, ..FINE }));
+    assert!(doubt(Quality { ran_away: true, ..FINE }));
+    assert!(doubt(Quality { out_of_room: true, ..FINE }));
+    // Silence is no reason to draw again, but the missing padding may be what was heard.
+    let silence = Quality { avg_logprob: -1.5, no_speech_prob: 0.9, ..FINE };
+    assert!(!Thresholds::default().ask_again(silence) && doubt(silence));
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! This engine beside faster-whisper and whisper.cpp: the same weights, threads and audio, in turns.
 
-mod clips;
+pub mod clips;
 mod ggml;
 mod plot;
-mod process;
+pub mod process;
 mod report;
 mod rounds;
 mod section;
-mod statistics;
+pub mod statistics;
 mod stream;
 mod subject;
 mod tuning;

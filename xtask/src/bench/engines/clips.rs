@@ -68,6 +68,11 @@ impl Clips {
         Ok(Clips { folder: folder.to_owned(), all })
     }
 
+    /// Each recording by itself.
+    pub fn all(&self) -> &[Clip] {
+        &self.all
+    }
+
     /// Single sentences of 3 to 10 s.
     pub fn short(&self) -> Vec<Clip> {
         self.all.iter().filter(|clip| (3.0..=10.0).contains(&clip.seconds)).cloned().collect()

@@ -22,6 +22,8 @@ pub struct Process {
     /// Seconds from the start of the program to a loaded model, and of loading the model alone.
     pub start_up: f64,
     pub load: f64,
+    /// The line it said then.
+    pub ready: Value,
 }
 
 /// One answer.
@@ -29,6 +31,8 @@ pub struct Answer {
     pub id: usize,
     pub at: Instant,
     pub text: String,
+    /// The line it said.
+    pub said: Value,
 }
 
 impl Process {
@@ -54,10 +58,12 @@ impl Process {
                 }
             }
         });
-        let mut process = Process { child, requests, answers, options, start_up: 0.0, load: 0.0 };
+        let mut process =
+            Process { child, requests, answers, options, start_up: 0.0, load: 0.0, ready: Value::Null };
         let (at, said) = process.hear(SILENCE_MAX)?.context("wait for the engine to load its model")?;
         process.load = said["ready"].as_f64().context("find `ready` in the engine's first line")?;
         process.start_up = (at - begun).as_secs_f64();
+        process.ready = said;
         Ok(process)
     }
 
@@ -82,7 +88,7 @@ impl Process {
         }
         let id = said["id"].as_u64().context("find `id` in an answer")? as usize;
         let text = said["text"].as_str().context("find `text` in an answer")?.to_owned();
-        Ok(Some(Answer { id, at, text }))
+        Ok(Some(Answer { id, at, text, said }))
     }
 
     /// The most memory it has held so far, MiB.
@@ -96,10 +102,20 @@ impl Process {
 
     /// Seconds that its threads, all together, stood ready and got no processor: others were busy.
     pub fn waited(&self) -> f64 {
+        self.scheduled(1)
+    }
+
+    /// Seconds that its threads, all together, ran on a processor.
+    pub fn ran(&self) -> f64 {
+        self.scheduled(0)
+    }
+
+    /// A field of `schedstat` over all threads, in seconds.
+    fn scheduled(&self, field: usize) -> f64 {
         let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
         let nanoseconds = |thread: std::fs::DirEntry| -> Option<f64> {
             let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
-            text.split(' ').nth(1)?.parse().ok()
+            text.split(' ').nth(field)?.parse().ok()
         };
         threads.into_iter().flatten().flatten().filter_map(nanoseconds).sum::<f64>() / 1e9
     }
@@ -138,7 +154,7 @@ mod tests {
         .unwrap();
         assert_eq!(engine.load, 0.5);
         assert!(engine.peak_memory().unwrap() > 0.0);
-        assert!((0.0..60.0).contains(&engine.waited()));
+        assert!((0.0..60.0).contains(&engine.waited()) && engine.ran() > 0.0);
         assert!(engine.wait_until(Instant::now()).unwrap().is_none());
         engine.submit(3, &clip).unwrap();
         let answer = engine.wait().unwrap();
