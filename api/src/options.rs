@@ -57,6 +57,9 @@ pub struct DecodingForm {
     log_prob_threshold: Option<String>,
     /// Above this probability of no speech a guessed text is silence; by default 0.6, or `none`.
     no_speech_threshold: Option<String>,
+    /// Seconds of silence that are skipped, with the text, where words beside it seem invented; above 0, at most 30, or
+    /// `none` (default).
+    hallucination_silence_threshold: Option<String>,
 }
 
 /// Reads the options that all uploads have in common; what is wrong is noted in `params`.
@@ -290,9 +293,9 @@ mod tests {
             "model=base&language=pt-BR&task=translate&channels=each&prompt=Ana&name=a&temperature=0,0.5&key=k&meta.a=1\
              &beam_size=5&best_of=3&patience=2&length_penalty=0.5&hotwords=Z%C3%A9&prefix=Dear&condition_on_previous_text=false\
              &word_timestamps=true&without_timestamps=true&compression_ratio_threshold=none&log_prob_threshold=-2\
-             &no_speech_threshold=0.9",
+             &no_speech_threshold=0.9&hallucination_silence_threshold=2",
             expect![
-                "beam_size=5 best_of=3 channels=each compression_ratio_threshold=none condition_on_previous_text=false hotwords=Zé key=k language=pt length_penalty=0.5 log_prob_threshold=-2 meta.a=1 model=base name=a no_speech_threshold=0.9 patience=2 prefix=Dear prompt=Ana task=translate temperature=0,0.5 without_timestamps=true word_timestamps=true"
+                "beam_size=5 best_of=3 channels=each compression_ratio_threshold=none condition_on_previous_text=false hallucination_silence_threshold=2 hotwords=Zé key=k language=pt length_penalty=0.5 log_prob_threshold=-2 meta.a=1 model=base name=a no_speech_threshold=0.9 patience=2 prefix=Dear prompt=Ana task=translate temperature=0,0.5 without_timestamps=true word_timestamps=true"
             ],
         );
         check_with("key=k", Some("k"), &models(), expect!["key=k"]);
@@ -311,7 +314,7 @@ mod tests {
                 `name` holds the control character '\0'; leave it out
                 `temperature` is "hot"; expected a number from 0 to 1
                 `meta.` needs a name of 1 to 500 letters behind the dot
-                `nmae` is not a parameter here; there are `beam_size`, `best_of`, `channels`, `compression_ratio_threshold`, `condition_on_previous_text`, `hotwords`, `key`, `language`, `length_penalty`, `log_prob_threshold`, `model`, `name`, `no_speech_threshold`, `patience`, `prefix`, `prompt`, `task`, `temperature`, `without_timestamps`, `word_timestamps`"#]],
+                `nmae` is not a parameter here; there are `beam_size`, `best_of`, `channels`, `compression_ratio_threshold`, `condition_on_previous_text`, `hallucination_silence_threshold`, `hotwords`, `key`, `language`, `length_penalty`, `log_prob_threshold`, `model`, `name`, `no_speech_threshold`, `patience`, `prefix`, `prompt`, `task`, `temperature`, `without_timestamps`, `word_timestamps`"#]],
         );
         check(
             "beam_size=0&best_of=x&patience=-1&hotwords=a%00b&word_timestamps=maybe&no_speech_threshold=2",

@@ -3,7 +3,7 @@
 //! `bench_engine MODEL_FOLDER '{"threads": 2, "precision": "int8"}'` says `{"ready": SECONDS}` with what it is once the
 //! model is loaded, then reads lines
 //! `{"id": 1, "path": "16 kHz mono.wav", "options": {"beam": 1, "timestamps": true, "language": "en", "trim": false,
-//! "ladder": false}}` and answers each, as it is done, with `{"id": 1, "text": "...", "seconds": SINCE_IT_WAS_READ,
+//! "ladder": false, "speech": false}}` and answers each, as it is done, with `{"id": 1, "text": "...", "seconds": SINCE_IT_WAS_READ,
 //! "trimmed": WINDOWS, "reread": WINDOWS}` or `{"id": 1, "error": "..."}`. It ends with its input.
 
 use std::io::BufRead;
@@ -16,6 +16,7 @@ use futures::executor::block_on;
 use futures::future::try_join_all;
 use infer::cpu::Precision;
 use infer::engine::Setup;
+use infer::features::SAMPLE_RATE;
 use infer::scheduler::URGENT;
 use infer::{Engine, Options, Output, trim};
 use serde_json::{Value, json};
@@ -87,7 +88,7 @@ fn answer(engine: &Engine, request: &Value, came: Instant) -> Value {
 
 /// What is said in the windows of one recording: every call of the engine, besides loading it.
 fn transcribe(engine: &Engine, windows: &[&[i16]], options: &Value) -> Result<Vec<Output>> {
-    let ladder = options["ladder"] == true;
+    let (ladder, is_speech) = (options["ladder"] == true, options["speech"] == true);
     let options = Options {
         beams: options["beam"].as_u64().context("find `beam`")? as usize,
         trim: options["trim"] == true,
@@ -96,7 +97,12 @@ fn transcribe(engine: &Engine, windows: &[&[i16]], options: &Value) -> Result<Ve
         timestamps: options["timestamps"] == true,
         ..Options::default()
     };
-    let reads = windows.iter().map(|window| engine.transcribe((*window).into(), options.clone(), URGENT));
+    let reads = windows.iter().map(|window| {
+        // Somebody speaks all the time.
+        let all = 0..(window.len() / (SAMPLE_RATE / 1_000)) as u64;
+        let speech = if is_speech { vec![all] } else { Vec::new() };
+        engine.transcribe((*window).into(), Options { speech, ..options.clone() }, URGENT)
+    });
     Ok(block_on(try_join_all(reads))?)
 }
 

@@ -164,9 +164,8 @@ pub trait Backend: Send {
     /// Makes each second row a copy of the first: text, position, sampling state. All are read before any is written.
     fn copy_rows(&mut self, copies: &[(Row, Row)]) -> Result<(), DeviceError>;
 
-    /// Runs a whole text against a slot: `tokens` is prompt and text and end, of which the alignment is given for
-    /// those from `first` on.
-    fn align(&mut self, slot: Slot, tokens: &[u32], first: usize) -> Result<Alignment, DeviceError>;
+    /// Runs a whole text against a slot: `tokens` is beginning and text and end.
+    fn align(&mut self, slot: Slot, tokens: &[u32]) -> Result<Alignment, DeviceError>;
 
     /// What it is and holds.
     fn report(&self) -> Report;

@@ -1,8 +1,6 @@
 //! The processor as a backend: weights in int8 or f32 ([`linear`]), attention of its own ([`attention`]), a few threads
 //! ([`team`]). A step answers itself.
 
-use std::ops::Range;
-
 use smallvec::smallvec;
 
 use crate::backend::{
@@ -312,21 +310,17 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn align(&mut self, slot: Slot, tokens: &[u32], first: usize) -> Result<Alignment, DeviceError> {
-        assert!(first < tokens.len(), "the alignment begins inside the text");
-        let Dims { width, .. } = self.places.dims;
+    fn align(&mut self, slot: Slot, tokens: &[u32]) -> Result<Alignment, DeviceError> {
         let machine = Machine { isa: self.isa, team: &self.team, places: &self.places, image: &self.image };
         let positions = self.slots[slot.0][0].positions();
         assert!(positions > 0, "the slot holds sound");
-        let aligned = first..tokens.len();
         let heads = &self.alignment_heads;
-        let size = aligned.len() * positions;
+        let size = tokens.len() * positions;
         let mut scores = vec![0.0; heads.len() * size];
         self.decoder.clear();
         self.decoder.push(slot.0, self.rows.len(), 0, tokens.iter().copied());
         let team = &self.team;
         let mut look = |layer: usize, queries: &[f32], cache: &SoundCache| {
-            let queries = &queries[aligned.start * width..];
             let parts = Parts::new(&mut scores);
             team.run(heads.len(), &|_, i| {
                 let (own_layer, head) = heads[i];
@@ -337,15 +331,15 @@ impl Backend for Cpu {
             });
         };
         self.decoder.run(machine, &self.slots, Some(&mut look));
-        let mut probabilities = vec![1.0; aligned.len()];
+        let mut probabilities = vec![1.0; tokens.len()];
         let end = self.rules.special.end;
         // A token's probability stands behind the token before it; the first has none to stand behind.
-        let texts: Vec<usize> = text_tokens(tokens, &aligned, end).collect();
+        let texts: Vec<usize> = text_tokens(tokens, end).collect();
         let items: Vec<usize> = texts.iter().map(|i| i - 1).collect();
         let parts = Parts::new(&mut probabilities);
         self.decoder.read(machine, &items, &|i, logits| {
             // SAFETY: a token for each row of logits.
-            let told = &mut unsafe { parts.part(texts[i] - aligned.start, 1) }[0];
+            let told = &mut unsafe { parts.part(texts[i], 1) }[0];
             *told = probability(&logits[..end as usize], tokens[texts[i]]);
         });
         Ok(Alignment { scores, heads: heads.len(), positions, probabilities })
@@ -365,9 +359,9 @@ impl Backend for Cpu {
     }
 }
 
-/// Indices of the tokens whose probability is told: text, behind the first of those aligned.
-fn text_tokens(tokens: &[u32], aligned: &Range<usize>, end: u32) -> impl Iterator<Item = usize> {
-    (aligned.start + 1..aligned.end).filter(move |i| tokens[*i] < end)
+/// Indices of the tokens whose probability is told: text, behind the first token.
+fn text_tokens(tokens: &[u32], end: u32) -> impl Iterator<Item = usize> {
+    (1..tokens.len()).filter(move |i| tokens[*i] < end)
 }
 
 fn slots_filled(slot: &[SoundCache]) -> bool {

@@ -97,6 +97,9 @@ pub struct Options {
     pub seed: u64,
     /// Whether words get times.
     pub words: bool,
+    /// Milliseconds of silence that are skipped where words beside it seem invented: see [`crate::hallucination`].
+    /// Words are timed for it, and told only where they were asked for.
+    pub hallucination_silence_ms: Option<u64>,
     /// Encodes the sound and a margin instead of the whole window: see [`crate::trim`]. A window whose text is doubtful
     /// is read again whole.
     pub trim: bool,
@@ -125,6 +128,7 @@ impl Default for Options {
             tokens_max: 224,
             seed: 0,
             words: false,
+            hallucination_silence_ms: None,
             trim: false,
             speech: Vec::new(),
             reread_gaps: true,

@@ -302,6 +302,9 @@ fn options(cut: &SegmentCut) -> Options {
             no_speech: decoding.no_speech_threshold,
         },
         words: decoding.word_timestamps,
+        hallucination_silence_ms: decoding
+            .hallucination_silence_threshold
+            .map(|seconds| (f64::from(seconds) * 1_000.0).round() as u64),
         speech: cut.speech.iter().map(|speech| speech.start_ms..speech.end_ms).collect(),
         ..Options::default()
     }

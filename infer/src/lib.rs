@@ -2,7 +2,8 @@
 //!
 //! [`engine::Engine`] loads a model folder and transcribes segments of at most 30 s, many at once. A segment's
 //! [`reading`] goes from window to window: [`search`] finds a text, [`quality`] judges it, [`spans`] times it,
-//! [`words`] times its words, [`coverage`] finds what was skipped, [`trim`] says whose padding may be left out. Readings ask a [`scheduler`], which puts what all of
+//! [`words`] times its words, [`coverage`] finds what was skipped, [`hallucination`] what was
+//! invented, [`trim`] says whose padding may be left out. Readings ask a [`scheduler`], which puts what all of
 //! them ask for into one step of a [`backend`]: the network (weights from [`model`]) on some device, with [`features`]
 //! before it and [`sampling`] behind it. [`models`] finds model folders by name, [`library`] keeps those loaded that are used; [`hash`] stands in for a model where
 //! tests are not about it. Only [`infer`] knows streams and events.
@@ -13,6 +14,7 @@ pub mod coverage;
 pub mod cpu;
 pub mod engine;
 pub mod features;
+pub mod hallucination;
 pub mod hash;
 pub mod infer;
 pub mod library;

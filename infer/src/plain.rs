@@ -122,7 +122,7 @@ impl Backend for Plain {
         Ok(())
     }
 
-    fn align(&mut self, _slot: Slot, _tokens: &[u32], _first: usize) -> Result<Alignment, DeviceError> {
+    fn align(&mut self, _slot: Slot, _tokens: &[u32]) -> Result<Alignment, DeviceError> {
         Err(DeviceError("the plain network aligns nothing".to_owned()))
     }
 

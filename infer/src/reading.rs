@@ -15,7 +15,7 @@ use crate::scheduler::{Desk, SlotLease};
 use crate::search::{self, Beams, Candidate, Prompt};
 use crate::spans::{self, Piece, Span};
 use crate::tokens::Tokens;
-use crate::{trim, words};
+use crate::{hallucination, trim, words};
 
 /// Windows that one segment may take. Ordinary speech takes one or two; the bound stops a model that
 /// moves on by a fraction of a second each time.
@@ -29,6 +29,9 @@ const TEXT_ROOM_MIN: usize = 32;
 
 /// Milliseconds of one frame.
 const FRAME_MS: u64 = 10;
+
+/// How far behind the sound the text of a trimmed window may end; what ends later was invented in the margin.
+const LATE_MS_MAX: u64 = 500;
 
 /// What a reading needs of its model.
 pub struct Voice {
@@ -50,7 +53,7 @@ impl Voice {
         language: Option<&'static str>,
     ) -> Result<Output, DeviceError> {
         let context = self.context(options);
-        let (probability, trimmed, reread) = (1.0, 0, 0);
+        let (probability, last_speech_ms, trimmed, reread) = (1.0, 0, 0, 0);
         let segment = Segment {
             voice: self,
             desk,
@@ -60,6 +63,7 @@ impl Voice {
             language,
             probability,
             context,
+            last_speech_ms,
             trimmed,
             reread,
         };
@@ -89,6 +93,8 @@ struct Segment<'a> {
     probability: f32,
     /// Tokens that the next window has as context.
     context: Vec<u32>,
+    /// Where the last word so far ended.
+    last_speech_ms: u64,
     /// See [`Output::trimmed`] and [`Output::reread`].
     trimmed: usize,
     reread: usize,
@@ -190,7 +196,8 @@ impl Segment<'_> {
         }
     }
 
-    /// Turns the text of a window into spans. `None` where only part of it was encoded and speech in it got no text.
+    /// Turns the text of a window into spans. `None` where only part of it was encoded, and speech in it
+    /// got no text or what is no sound got some.
     async fn told(
         &mut self,
         window: Window,
@@ -203,23 +210,43 @@ impl Segment<'_> {
             return Ok(Some((Vec::new(), seek + frames)));
         }
         let duration_ms = (self.pcm.len() * 1_000 / SAMPLE_RATE) as u64;
-        let (pieces, next) = spans::cut(&window.candidate.tokens, tokens.special, seek, frames);
+        let from_ms = seek as u64 * FRAME_MS;
+        let (pieces, mut next) = spans::cut(&window.candidate.tokens, tokens.special, seek, frames);
+        let end_ms = (seek + frames) as u64 * FRAME_MS;
+        let late_ms = pieces.iter().map(|piece| piece.end_ms.saturating_sub(end_ms)).max().unwrap_or(0);
         let said = pieces.into_iter().filter_map(|piece| span(tokens, piece, &window, duration_ms));
         let mut said: Vec<Span> = said.collect();
-        if positions < AUDIO_POSITIONS && self.misses(&said, seek, next) {
+        if positions < AUDIO_POSITIONS && (late_ms > LATE_MS_MAX || self.misses(&said, seek, next)) {
             return Ok(None);
         }
-        if options.words && !said.is_empty() {
+        let is_timed = options.words || options.hallucination_silence_ms.is_some();
+        if is_timed && !said.is_empty() {
             let language = self.language.unwrap_or("en");
             let text: Vec<u32> = said
                 .iter()
                 .flat_map(|span| span.tokens.iter().copied().filter(|t| *t < tokens.special.end))
                 .collect();
             let (before, after) = self.frame_of_words(language, &text);
-            let alignment = self.slot.align(after, 0).await?;
+            let alignment = self.slot.align(after).await?;
             let heard = frames.div_ceil(2).min(positions).min(alignment.positions);
             let times = words::align(&alignment, before, heard);
-            words::place(tokens, language, &times, seek as u64 * FRAME_MS, &mut said);
+            words::place(tokens, language, &times, from_ms, self.last_speech_ms, &mut said);
+        }
+        if let Some(threshold_ms) = options.hallucination_silence_ms {
+            let window = hallucination::Window {
+                start_ms: from_ms,
+                end_ms,
+                segment_ms: (self.pcm.len() / HOP) as u64 * FRAME_MS,
+                last_speech_ms: self.last_speech_ms,
+                is_finished: spans::is_finished(&window.candidate.tokens, tokens.special),
+                next_ms: next as u64 * FRAME_MS,
+            };
+            next = (hallucination::skip(window, threshold_ms, &mut said) / FRAME_MS) as usize;
+            next = next.max(seek + 1);
+        }
+        self.last_speech_ms = hallucination::end_of(&said).unwrap_or(self.last_speech_ms);
+        if !options.words {
+            said.iter_mut().for_each(|span| span.words.clear());
         }
         if !options.condition_on_previous_text || window.temperature > CONTEXT_TEMPERATURE_MAX {
             self.context.clear();

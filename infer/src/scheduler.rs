@@ -186,7 +186,7 @@ impl Work {
     fn work(&mut self) -> Result<bool, DeviceError> {
         let aligned = self.desk.take_alignments();
         for ask in &aligned {
-            let result = self.backend.align(ask.slot, &ask.tokens, ask.first).inspect_err(tell);
+            let result = self.backend.align(ask.slot, &ask.tokens).inspect_err(tell);
             self.desk.aligned(ask, result);
         }
         let encodes = self.desk.take_encodes(self.backend.capacity().windows, PATIENCE);

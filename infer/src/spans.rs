@@ -64,8 +64,8 @@ pub struct Piece {
 pub fn cut(tokens: &[u32], special: Special, seek: usize, frames: usize) -> (Vec<Piece>, usize) {
     let steps = |token: u32| u64::from(token.saturating_sub(special.first_timestamp));
     let is_timestamp = |token: u32| token >= special.first_timestamp;
+    let ends_alone = is_finished(tokens, special);
     let offset_ms = seek as u64 * FRAME_MS;
-    let ends_alone = matches!(tokens, [.., before, last] if !is_timestamp(*before) && is_timestamp(*last));
     let mut ends: Vec<usize> =
         (1..tokens.len()).filter(|i| is_timestamp(tokens[i - 1]) && is_timestamp(tokens[*i])).collect();
     if ends.is_empty() {
@@ -92,6 +92,12 @@ pub fn cut(tokens: &[u32], special: Special, seek: usize, frames: usize) -> (Vec
     let next =
         if ends_alone { frames } else { (steps(tokens[begin - 1]) as usize * STEP_FRAMES).max(STEP_FRAMES) };
     (pieces, seek + next)
+}
+
+/// Whether a lone timestamp at the end says that nothing is spoken behind it.
+pub fn is_finished(tokens: &[u32], special: Special) -> bool {
+    let is_timestamp = |token: u32| token >= special.first_timestamp;
+    matches!(tokens, [.., before, last] if !is_timestamp(*before) && is_timestamp(*last))
 }
 
 #[cfg(test)]

@@ -157,7 +157,15 @@ struct Timed {
 }
 
 /// Gives the spans of a window, which begins at `offset_ms` of the segment, their words, and bounds the spans by them.
-pub fn place(tokens: &Tokens, language: &str, times: &Times, offset_ms: u64, spans: &mut [Span]) {
+/// The last word before the window ended at `last_speech_ms`.
+pub fn place(
+    tokens: &Tokens,
+    language: &str,
+    times: &Times,
+    offset_ms: u64,
+    last_speech_ms: u64,
+    spans: &mut [Span],
+) {
     let end = tokens.special.end;
     let text: Vec<u32> =
         spans.iter().flat_map(|span| span.tokens.iter().copied()).filter(|t| *t < end).collect();
@@ -170,7 +178,7 @@ pub fn place(tokens: &Tokens, language: &str, times: &Times, offset_ms: u64, spa
     shorten(&mut words, longest);
     merge_punctuation(&mut words);
     let offset = offset_ms as f64 / 1_000.0;
-    let mut last_speech = 0.0;
+    let mut last_speech = last_speech_ms as f64 / 1_000.0;
     let mut words = words.into_iter();
     for span in spans {
         let mut left = span.tokens.iter().filter(|token| **token < end).count();

@@ -37,6 +37,9 @@ pub struct Decoding {
     pub log_prob_threshold: Option<f32>,
     /// Above this probability of no speech a guessed text is silence; `None` switches the test off.
     pub no_speech_threshold: Option<f32>,
+    /// Seconds of silence that are skipped, with the text, where words beside it seem invented; above 0, at most 30.
+    /// `None` skips none.
+    pub hallucination_silence_threshold: Option<f32>,
 }
 
 impl Default for Decoding {
@@ -54,6 +57,7 @@ impl Default for Decoding {
             compression_ratio_threshold: Some(2.4),
             log_prob_threshold: Some(-1.0),
             no_speech_threshold: Some(0.6),
+            hallucination_silence_threshold: None,
         }
     }
 }
@@ -72,6 +76,7 @@ impl Serialize for Decoding {
         entries! {
             beam_size best_of patience length_penalty hotwords prefix condition_on_previous_text word_timestamps
             without_timestamps compression_ratio_threshold log_prob_threshold no_speech_threshold
+            hallucination_silence_threshold
         }
         map.end()
     }
@@ -79,7 +84,7 @@ impl Serialize for Decoding {
 
 impl Decoding {
     /// The names of the options: fields of a drop, parameters of the API.
-    pub const FIELDS: [&'static str; 12] = [
+    pub const FIELDS: [&'static str; 13] = [
         "beam_size",
         "best_of",
         "patience",
@@ -92,6 +97,7 @@ impl Decoding {
         "compression_ratio_threshold",
         "log_prob_threshold",
         "no_speech_threshold",
+        "hallucination_silence_threshold",
     ];
 
     /// Whether nothing differs from the default.
@@ -132,6 +138,11 @@ impl Decoding {
             "no_speech_threshold" => {
                 let expected = "a number from 0 to 1, or none to switch the test off";
                 self.no_speech_threshold = read_or_none(text, expected, |n| (0.0..=1.0).contains(&n))?;
+            }
+            "hallucination_silence_threshold" => {
+                let expected = "seconds above 0, at most 30, or none to skip no silence";
+                self.hallucination_silence_threshold =
+                    read_or_none(text, expected, |n| n > 0.0 && n <= 30.0)?;
             }
             _ => return Err(format!("is no option of decoding; there are {}", Decoding::FIELDS.join(", "))),
         }

@@ -310,14 +310,13 @@ fn an_alignment_tells_what_the_tokens_look_at() {
     let (_, heard) = given.hear(&pcm);
     let prompt = given.prompt();
     let tokens = [prompt.clone(), (400..450).collect(), vec![given.tokens.special.end]].concat();
-    let first = prompt.len();
     let mut cpu = given.cpu(Precision::F32, 2);
     cpu.encode(&[whole(1, &pcm)]).unwrap();
     // A text under way is not disturbed.
     cpu.submit(&[start(0, 1, &prompt)]).unwrap();
-    let alignment = cpu.align(Slot(1), &tokens, first).unwrap();
+    let alignment = cpu.align(Slot(1), &tokens).unwrap();
     let after = cpu.submit(&[on(0)]).unwrap().to_vec();
-    let count = tokens.len() - first;
+    let count = tokens.len();
     assert_eq!((alignment.heads, alignment.positions), (2, AUDIO_POSITIONS));
     assert_eq!(alignment.scores.len(), 2 * count * AUDIO_POSITIONS);
     assert!(alignment.scores.iter().all(|x| x.is_finite()));
@@ -326,12 +325,12 @@ fn an_alignment_tells_what_the_tokens_look_at() {
     let logits: Vec<f32> =
         tokens.iter().flat_map(|token| given.network.read(&heard, &mut cache, *token)).collect();
     for (i, probability) in alignment.probabilities.iter().enumerate() {
-        let expected = if i == 0 || tokens[first + i] >= given.tokens.special.end {
+        let expected = if i == 0 || tokens[i] >= given.tokens.special.end {
             1.0
         } else {
-            let text = &logits[(first + i - 1) * VOCABULARY..][..given.tokens.special.end as usize];
+            let text = &logits[(i - 1) * VOCABULARY..][..given.tokens.special.end as usize];
             let total: f32 = text.iter().map(|x| x.exp()).sum();
-            text[tokens[first + i] as usize].exp() / total
+            text[tokens[i] as usize].exp() / total
         };
         assert!((probability - expected).abs() < 1e-5, "{i}: {probability} {expected}");
     }

@@ -219,7 +219,8 @@ pub(crate) fn break_down(engine: &Engine) {
     }
 }
 
-fn random_engine(vocabulary: usize) -> (TempDir, Engine) {
+/// An engine with random weights, and the folder it was loaded from.
+pub(crate) fn random_engine(vocabulary: usize) -> (TempDir, Engine) {
     let folder = tempfile::tempdir().unwrap();
     write_ctranslate2(folder.path(), vocabulary);
     let engine = Engine::load(folder.path(), SETUP).unwrap();

@@ -67,7 +67,44 @@ fn defaults_are_the_engines() {
         ..Options::default()
     };
     assert_eq!(options, expected);
+}
+
+/// What a drop may ask for, the engine takes: the outermost values that events let in, of each option that has bounds, and
+/// one step further, where the engine's bound is the same.
+#[test]
+fn what_a_drop_may_ask_for_the_engine_takes() {
     assert_eq!(events::decoding::CANDIDATES_MAX as usize, crate::engine::CANDIDATES_MAX);
+    let (_folder, engine) = crate::engine::tests::random_engine(51_865);
+    let takes = |field: &str, text: &str| {
+        let mut decoding = Decoding::default();
+        decoding.set(field, text).map_err(|why| format!("{field} {why}")).unwrap();
+        let cut = cut(0, decoding);
+        engine.check(&options(&cut)).unwrap_or_else(|error| panic!("{field} {text}: {error}"));
+    };
+    let refuses = |field: &str, text: &str| assert!(Decoding::default().set(field, text).is_err(), "{text}");
+    for (field, least, most, beyond) in [
+        ("beam_size", "1", "16", "17"),
+        ("best_of", "1", "16", "17"),
+        ("patience", "0.001", "10", "10.1"),
+        ("length_penalty", "0", "1", "1.1"),
+        ("compression_ratio_threshold", "0.001", "100", "101"),
+        ("log_prob_threshold", "-100", "0", "0.1"),
+        ("no_speech_threshold", "0", "1", "1.1"),
+        ("hallucination_silence_threshold", "0.001", "30", "30.1"),
+    ] {
+        takes(field, least);
+        takes(field, most);
+        refuses(field, beyond);
+    }
+    let usual = options(&cut(0, Decoding::default()));
+    for beyond in [
+        Options { beams: 17, ..usual.clone() },
+        Options { best_of: 17, ..usual.clone() },
+        Options { patience: 10.1, ..usual.clone() },
+        Options { length_penalty: Some(1.1), ..usual },
+    ] {
+        assert!(engine.check(&beyond).is_err(), "{beyond:?}");
+    }
 }
 
 #[test]
@@ -85,6 +122,7 @@ fn every_option_reaches_the_engine() {
         compression_ratio_threshold: None,
         log_prob_threshold: Some(-0.5),
         no_speech_threshold: None,
+        hallucination_silence_threshold: Some(2.5),
     };
     let first = options(&cut(0, decoding.clone()));
     let expected = Options {
@@ -98,6 +136,7 @@ fn every_option_reaches_the_engine() {
         words: true,
         timestamps: false,
         thresholds: Thresholds { compression_ratio: None, avg_logprob: Some(-0.5), no_speech: None },
+        hallucination_silence_ms: Some(2_500),
         ..options(&cut(0, Decoding::default()))
     };
     assert_eq!(first, expected);

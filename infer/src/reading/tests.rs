@@ -19,6 +19,8 @@ struct Says {
     tokens: Vec<u32>,
     logprob: f32,
     no_speech: f32,
+    /// Of each token when it is aligned.
+    probability: f32,
 }
 
 /// Windows as they were encoded: first frame and positions.
@@ -80,8 +82,16 @@ impl Backend for Script {
         Err(DeviceError("nothing is copied here".to_owned()))
     }
 
-    fn align(&mut self, _slot: Slot, _tokens: &[u32], _first: usize) -> Result<Alignment, DeviceError> {
-        Err(DeviceError("nothing is aligned here".to_owned()))
+    fn align(&mut self, slot: Slot, tokens: &[u32]) -> Result<Alignment, DeviceError> {
+        let positions = self.slots[&slot];
+        let says = if positions < AUDIO_POSITIONS { &self.trimmed } else { &self.whole };
+        // Each token looks at a fifth of a second behind the one before, the end at all that is left.
+        let mut scores = vec![-10.0; tokens.len() * positions];
+        for (token, row) in scores.chunks_mut(positions).enumerate() {
+            let end = if token + 1 == tokens.len() { positions } else { token * 10 + 10 };
+            row[token * 10..end].fill(10.0);
+        }
+        Ok(Alignment { scores, heads: 1, positions, probabilities: vec![says.probability; tokens.len()] })
     }
 
     fn report(&self) -> Report {
@@ -97,7 +107,7 @@ fn text(words: &[u32], start: u32, end: u32) -> Says {
     let mut tokens = vec![FIRST_TIMESTAMP + start * 50];
     tokens.extend(words);
     tokens.push(FIRST_TIMESTAMP + end * 50);
-    Says { tokens, logprob: -0.1, no_speech: 0.0 }
+    Says { tokens, logprob: -0.1, no_speech: 0.0, probability: 0.9 }
 }
 
 /// Reads 9 s of sound; what came of it, and the windows that were encoded.
@@ -159,6 +169,7 @@ fn every_guard_has_a_trimmed_window_read_whole() {
     trips(text(&[WORD; 40], 0, 9), Options { thresholds, ..trimming() });
     let many: Vec<u32> = (WORD..WORD + 10).collect();
     trips(text(&many, 0, 9), Options { tokens_max: 8, ..trimming() });
+    trips(text(&[WORD], 0, 10), trimming());
     let speech = std::iter::once(0..8_500).collect();
     trips(text(&[WORD], 0, 2), Options { speech, ..trimming() });
 }
@@ -172,4 +183,28 @@ fn what_was_skipped_is_read_whole() {
     assert_eq!(encoded, [(0, 550), (0, AUDIO_POSITIONS), (200, AUDIO_POSITIONS)]);
     assert_eq!((output.trimmed, output.reread), (0, 1));
     assert_eq!(output.gaps, [4_000..8_500]);
+}
+
+#[test]
+fn text_invented_in_silence_is_left_out() {
+    let said = text(&[WORD, WORD + 1], 0, 9);
+    let read = |probability: f32, options: Options| {
+        let says = Says { probability, ..said.clone() };
+        let (output, encoded) = read(says.clone(), says, options);
+        (output.spans.len(), encoded.into_iter().map(|(from, _)| from).collect::<Vec<_>>())
+    };
+    let skipping = Options { hallucination_silence_ms: Some(2_000), ..Options::default() };
+    assert_eq!(read(0.9, skipping.clone()), (1, vec![0]));
+    assert_eq!(read(0.1, Options { hallucination_silence_ms: None, ..skipping.clone() }), (1, vec![0]));
+    // Odd words with nothing around them: reading goes on a second later each time, until less than the threshold is left.
+    let (spans, windows) = read(0.1, skipping.clone());
+    assert_eq!((spans, &windows[..3]), (0, &[0, 100, 200][..]));
+    assert!(windows.len() < 9, "{windows:?}");
+    // Words are timed for it, and told only where they were asked for.
+    let words = |options: Options| {
+        let (output, _) = self::read(said.clone(), said.clone(), options);
+        output.spans[0].words.iter().map(|word| (word.start_ms, word.end_ms)).collect::<Vec<_>>()
+    };
+    assert_eq!(words(skipping.clone()), []);
+    assert_eq!(words(Options { words: true, ..skipping }).len(), 2);
 }

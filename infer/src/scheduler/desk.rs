@@ -94,7 +94,6 @@ pub(super) struct Encode {
 pub(super) struct AskedAlignment {
     pub slot: Slot,
     pub tokens: Vec<u32>,
-    pub first: usize,
     promise: Promise<Alignment>,
 }
 
@@ -282,10 +281,10 @@ impl SlotLease {
     }
 
     /// Aligns a text with the window: see [`crate::backend::Backend::align`].
-    pub async fn align(&self, tokens: Vec<u32>, first: usize) -> Result<Alignment, DeviceError> {
+    pub async fn align(&self, tokens: Vec<u32>) -> Result<Alignment, DeviceError> {
         let promise = Promise::new();
         let kept = promise.twin();
-        self.desk.0.borrow_mut().alignments.push(AskedAlignment { slot: self.slot, tokens, first, promise });
+        self.desk.0.borrow_mut().alignments.push(AskedAlignment { slot: self.slot, tokens, promise });
         kept.wait().await
     }
 }

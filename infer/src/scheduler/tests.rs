@@ -54,8 +54,8 @@ impl Backend for Late {
         self.inner.copy_rows(copies)
     }
 
-    fn align(&mut self, slot: Slot, tokens: &[u32], first: usize) -> Result<Alignment, DeviceError> {
-        self.inner.align(slot, tokens, first)
+    fn align(&mut self, slot: Slot, tokens: &[u32]) -> Result<Alignment, DeviceError> {
+        self.inner.align(slot, tokens)
     }
 
     fn report(&self) -> Report {
@@ -117,9 +117,9 @@ impl Backend for Failing {
         self.inner.copy_rows(copies)
     }
 
-    fn align(&mut self, slot: Slot, tokens: &[u32], first: usize) -> Result<Alignment, DeviceError> {
+    fn align(&mut self, slot: Slot, tokens: &[u32]) -> Result<Alignment, DeviceError> {
         self.count(Call::Align)?;
-        self.inner.align(slot, tokens, first)
+        self.inner.align(slot, tokens)
     }
 
     fn report(&self) -> Report {

@@ -115,7 +115,7 @@ fn spans_get_their_words_and_are_bounded_by_them() {
         starts: (0..=count).map(|i| 0.3 + i as f64 * 0.2).collect(),
         probabilities: vec![0.5; count],
     };
-    place(&tokens, "en", &times, 1_000, &mut spans);
+    place(&tokens, "en", &times, 1_000, 0, &mut spans);
     let words: Vec<Vec<&str>> =
         spans.iter().map(|span| span.words.iter().map(|word| word.text.as_str()).collect()).collect();
     assert_eq!(words, [vec![" ab", " c"], vec![" d."]]);

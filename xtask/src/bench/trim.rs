@@ -233,7 +233,8 @@ fn text(measured: &Measured) -> String {
 
 A trimmed window holds the sound and {:.0} s more, {:.0} s at least, instead of 30 s. Each recording is read by itself, and so
 are clips of 1 to 30 s joined from them; with timestamps, greedily, climbing temperatures, once with whole windows and once
-with trimmed ones, where a window whose text is doubtful is read again whole. Of the additional word errors the interval
+with trimmed ones, where a window whose text is doubtful is read again whole. All of a recording counts as speech, as the
+detector has it of such recordings: what gets no text is read again. Of the additional word errors the interval
 holds 95 % when clips are drawn again (paired bootstrap). A model passes where its upper end is at most {:.0} % of the words;
 `--infer-trim auto` trims windows of those that passed, by the hash of their weights, in this language.
 

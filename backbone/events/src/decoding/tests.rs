@@ -34,6 +34,7 @@ fn only_what_differs_is_written() {
             ("compression_ratio_threshold", "2.4"),
             ("log_prob_threshold", "-1"),
             ("no_speech_threshold", "0.60"),
+            ("hallucination_silence_threshold", "None"),
         ],
         expect!["{}"],
     );
@@ -54,12 +55,13 @@ fn every_option_is_read() {
         ("compression_ratio_threshold", "3"),
         ("log_prob_threshold", "-0.5"),
         ("no_speech_threshold", "1"),
+        ("hallucination_silence_threshold", "2.5"),
     ];
     assert_eq!(all.map(|(field, _)| field), Decoding::FIELDS);
     check(
         &all,
         expect![[
-            r#"{"beam_size":5,"best_of":3,"patience":2.0,"length_penalty":0.0,"hotwords":"Zé, Ana","prefix":"Dear","condition_on_previous_text":false,"word_timestamps":true,"without_timestamps":true,"compression_ratio_threshold":3.0,"log_prob_threshold":-0.5,"no_speech_threshold":1.0}"#
+            r#"{"beam_size":5,"best_of":3,"patience":2.0,"length_penalty":0.0,"hotwords":"Zé, Ana","prefix":"Dear","condition_on_previous_text":false,"word_timestamps":true,"without_timestamps":true,"compression_ratio_threshold":3.0,"log_prob_threshold":-0.5,"no_speech_threshold":1.0,"hallucination_silence_threshold":2.5}"#
         ]],
     );
     check(
@@ -90,6 +92,7 @@ fn what_makes_no_sense_is_told() {
             ("compression_ratio_threshold", "0"),
             ("log_prob_threshold", "0.5"),
             ("no_speech_threshold", "off"),
+            ("hallucination_silence_threshold", "0"),
             ("beams", "5"),
         ],
         expect![[r#"
@@ -105,7 +108,8 @@ fn what_makes_no_sense_is_told() {
             compression_ratio_threshold is "0"; expected a number above 0, at most 100, or none to switch the test off
             log_prob_threshold is "0.5"; expected a number from -100 to 0, or none to switch the test off
             no_speech_threshold is "off"; expected a number from 0 to 1, or none to switch the test off
-            beams is no option of decoding; there are beam_size, best_of, patience, length_penalty, hotwords, prefix, condition_on_previous_text, word_timestamps, without_timestamps, compression_ratio_threshold, log_prob_threshold, no_speech_threshold"#]],
+            hallucination_silence_threshold is "0"; expected seconds above 0, at most 30, or none to skip no silence
+            beams is no option of decoding; there are beam_size, best_of, patience, length_penalty, hotwords, prefix, condition_on_previous_text, word_timestamps, without_timestamps, compression_ratio_threshold, log_prob_threshold, no_speech_threshold, hallucination_silence_threshold"#]],
     );
     for field in [
         "patience",
@@ -113,6 +117,7 @@ fn what_makes_no_sense_is_told() {
         "compression_ratio_threshold",
         "log_prob_threshold",
         "no_speech_threshold",
+        "hallucination_silence_threshold",
     ] {
         for text in ["nan", "inf", "-inf", "1e40", "-101", "101", "five", "1,5"] {
             assert!(Decoding::default().set(field, text).is_err(), "{field} {text}");
