@@ -226,7 +226,9 @@ pub struct SegmentTranscribed {
     pub spans: Vec<Span>,
     /// The weights that made it.
     pub model: String,
-    /// Milliseconds of model time.
+    /// Milliseconds from handing the speech to the model until its text was there. Segments share the model's steps and
+    /// wait for a place in them, so that this is no share of the machine: the sum over segments is beyond the time that
+    /// passed.
     pub infer_ms: u64,
     /// The share of the detected speech that has text, 0 to 1.
     #[serde(default = "whole", skip_serializing_if = "is_whole")]

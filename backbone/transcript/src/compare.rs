@@ -56,7 +56,7 @@ pub struct Side {
     pub failed_segments: u64,
     /// Length of the audio in milliseconds.
     pub audio_ms: u64,
-    /// Milliseconds of model time.
+    /// Milliseconds that segments were with the model, waiting for others in its batch included.
     pub infer_ms: u64,
     /// Seconds of audio per second of model time; null while there was none.
     pub speed: Option<f64>,

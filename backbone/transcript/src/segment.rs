@@ -38,7 +38,7 @@ pub enum Outcome<S = Vec<Span>> {
         spans: S,
         /// The weights that made it.
         model: String,
-        /// Milliseconds of model time.
+        /// Milliseconds that it was with the model, waiting for others in its batch included.
         infer_ms: u64,
         /// The share of the detected speech that has text, 0 to 1.
         coverage: f32,
