@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::executor::block_on;
+use smallvec::smallvec;
 
 use super::*;
 use crate::backend::{Alignment, Answer, Ask, Backend, Capacity, Feed, Report, Row, Run, Slot, Sound};
@@ -37,6 +38,7 @@ struct Script {
     /// The slot of each row, and how many tokens it was answered.
     rows: HashMap<Row, (Slot, usize)>,
     end: u32,
+    answers: Vec<Answer>,
 }
 
 impl Backend for Script {
@@ -56,7 +58,7 @@ impl Backend for Script {
         Ok(())
     }
 
-    fn submit(&mut self, step: &[Run<'_>]) -> Result<Vec<Answer>, DeviceError> {
+    fn submit(&mut self, step: &[Run<'_>]) -> Result<&[Answer], DeviceError> {
         let answers = step.iter().map(|run| {
             let is_start = if let Feed::Start { slot, .. } = run.feed {
                 self.rows.insert(run.row, (slot, 0));
@@ -71,11 +73,12 @@ impl Backend for Script {
             *answered += 1;
             Answer {
                 row: run.row,
-                tokens: vec![(token, says.logprob)],
+                tokens: smallvec![(token, says.logprob)],
                 no_speech_prob: is_start.then_some(says.no_speech),
             }
         });
-        Ok(answers.collect())
+        self.answers = answers.collect();
+        Ok(&self.answers)
     }
 
     fn copy_rows(&mut self, _copies: &[(Row, Row)]) -> Result<(), DeviceError> {
@@ -117,7 +120,8 @@ fn read(trimmed: Says, whole: Says, options: Options) -> (Output, Vec<(usize, us
     assert_eq!(special.first_timestamp, FIRST_TIMESTAMP);
     let encoded = Encoded::default();
     let (slots, rows, end) = (HashMap::new(), HashMap::new(), special.end);
-    let script = Script { inner, trimmed, whole, encoded: Arc::clone(&encoded), slots, rows, end };
+    let (encoded_by, answers) = (Arc::clone(&encoded), Vec::new());
+    let script = Script { inner, trimmed, whole, encoded: encoded_by, slots, rows, end, answers };
     let scheduler = Scheduler::start(Box::new(script)).unwrap();
     let (reply, answer) = oneshot::channel();
     scheduler.submit(1, move |desk, slot| {
