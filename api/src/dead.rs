@@ -345,7 +345,8 @@ pub async fn replay(api: Api, id: String, call: Call) -> Result<Response, Error>
 }
 
 fn parse(api: &Api, id: &str) -> Result<LetterId, Error> {
-    let letter: LetterId = id.parse().map_err(|_| nothing(id))?;
+    // Many clients escape the colon of a path, the command line among them.
+    let letter: LetterId = id.replace("%3A", ":").parse().map_err(|_| nothing(id))?;
     let is_there = DeadPlace::all(api.log.shards()).any(|place| place == letter.place);
     if is_there { Ok(letter) } else { Err(nothing(id)) }
 }
