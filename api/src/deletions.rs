@@ -92,12 +92,15 @@ async fn find(api: &Api, caller: &Caller, id: &str) -> Result<Target, Error> {
     }
     let outcome = api.ask(api.log.drop_outcome(id)).await?;
     for recording in named.into_iter().chain(outcome.and_then(|outcome| outcome.recording)) {
-        if let Some(deletion) = find_unfolded(api, caller, recording).await? {
-            return Ok(Target::Recording(deletion));
-        }
-        // Folded while we looked into the log.
-        if let Some(row) = api.views.recording(recording).await? {
+        let unfolded = find_unfolded(api, caller, recording).await?;
+        // Folded while we looked into the log, or as far as the fact that tells of its drop.
+        if unfolded.as_ref().is_none_or(|deletion| deletion.drop_id.is_none())
+            && let Some(row) = api.views.recording(recording).await?
+        {
             return own(row);
+        }
+        if let Some(deletion) = unfolded {
+            return Ok(Target::Recording(deletion));
         }
     }
     let manifest = match Key::parse(&Manifest::key(id)) {
@@ -197,6 +200,7 @@ async fn delete_drop(api: &Api, caller: &Caller, drop: String) -> Result<Respons
         outcome.filter(|outcome| !outcome.duplicate).and_then(|outcome| outcome.recording)
     {
         if let Some(deletion) = find_unfolded(api, caller, recording).await? {
+            let deletion = Deletion { drop_id: deletion.drop_id.or(Some(drop)), ..deletion };
             return delete_recording(api, deletion).await;
         }
         if let Some(row) = api.views.recording(recording).await?.filter(|row| row.tenant == caller.tenant) {
