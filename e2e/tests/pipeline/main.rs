@@ -4,6 +4,7 @@ mod bad_input;
 mod deletion;
 mod faults;
 mod replay;
+mod sight;
 mod use_it;
 
 use std::time::Duration;
