@@ -1,6 +1,6 @@
 //! `voiceforge-faults`: one run of faults on a seeded schedule. `cargo xtask faults` runs it many times.
 //!
-//! Usage: `voiceforge-faults SEED SECONDS FAULTS CLIPS REPORT [ROW...]`. Exit code 0: everything held. 1: something did
+//! Usage: `voiceforge-faults SEED SECONDS CLIPS REPORT [ROW...]`. Exit code 0: everything held. 1: something did
 //! not, and REPORT says what. 2: the run could not be done.
 
 use std::path::PathBuf;
@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use e2e::faults::Report;
 use e2e::faults::run::{Options, run};
 use service::shutdown::on_signal;
 
@@ -28,7 +29,6 @@ fn start() -> Result<bool> {
     let options = Options {
         seed: next("SEED")?.parse().context("read SEED")?,
         length: Duration::from_secs(next("SECONDS")?.parse().context("read SECONDS")?),
-        faults: next("FAULTS")?.parse().context("read FAULTS")?,
         clips: PathBuf::from(next("CLIPS")?),
         rows: Vec::new(),
     };
@@ -45,6 +45,6 @@ fn start() -> Result<bool> {
         }
     })?;
     std::fs::write(&file, report.to_string()).with_context(|| format!("write {}", file.display()))?;
-    println!("{}", report.row());
+    println!("{}\n{}", Report::HEAD, report.row());
     Ok(report.is_good())
 }

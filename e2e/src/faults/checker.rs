@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use events::{Decoded, Envelope, EventId, RecordingId};
 use transcript::{Outcome, Recording, State};
 
-use super::history::{Fact, Observed, Offer, Recorded, RecordingRow, Said, SegmentRow, Standing, Way};
+use super::history::{
+    Fact, Observed, Offer, Recorded, RecordingRow, Said, SegmentRow, Standing, TranscriptRow, Way,
+};
 
 /// Something that must not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// The invariant it breaks: `I1` to `I7`.
+    /// The invariant it breaks: `I1` to `I8`.
     pub invariant: &'static str,
     /// What was found.
     pub what: String,
@@ -39,6 +41,7 @@ pub fn judge(recorded: &Recorded, observed: &Observed) -> Verdict {
     nothing_is_left_over(recorded, observed, &mut violations);
     tables_are_the_fold(observed, &mut violations);
     let done_twice = little_is_done_twice(recorded, observed, &mut violations);
+    deleted_is_gone(recorded, observed, &mut violations);
     Verdict { violations, lost_drops, conflicts, done_twice }
 }
 
@@ -62,6 +65,9 @@ pub fn nothing_accepted_is_lost(
             broken(format!("{key} was refused and is a recording all the same"));
         }
         let Some(accepted_ms) = offer.accepted_ms() else { continue };
+        if offer.may_be_deleted() {
+            continue;
+        }
         if rows.iter().any(|row| row.standing.status == "complete") {
             continue;
         }
@@ -80,29 +86,46 @@ pub fn nothing_accepted_is_lost(
     lost
 }
 
-/// I2: a complete recording has exactly the segments that its audio has, each once and with its text.
+/// I2: a complete transcript has exactly the segments that its recording's audio has, each once and with its text; what
+/// was to be transcribed again has a complete transcript of a later generation.
 pub fn every_text_is_right(recorded: &Recorded, observed: &Observed, violations: &mut Vec<Violation>) {
     let mut broken = |what| violations.push(Violation { invariant: "I2", what });
     let mut segments: HashMap<RecordingId, Vec<&SegmentRow>> = HashMap::new();
     for row in &observed.segments {
         segments.entry(row.recording).or_default().push(row);
     }
+    let mut transcripts: HashMap<RecordingId, Vec<&TranscriptRow>> = HashMap::new();
+    for row in &observed.transcripts {
+        transcripts.entry(row.recording).or_default().push(row);
+    }
     let by_name = by_name(observed);
     for offer in &recorded.offers {
-        for row in by_name.get(offer.key.as_str()).into_iter().flatten() {
-            let mut said: Vec<&Said> = segments
-                .get(&row.id)
-                .into_iter()
-                .flatten()
-                .filter(|segment| Some(segment.generation) == row.generation)
-                .map(|segment| &segment.said)
-                .collect();
-            said.sort();
-            if let Some(wrong) = said.iter().find(|said| !offer.said.contains(said)) {
-                broken(format!("{}: {wrong:?} was never said; said was {:?}", offer.key, offer.said));
-            } else if row.standing.status == "complete" && said.len() != offer.said.len() {
-                broken(format!("{}: {} of {} segments", offer.key, said.len(), offer.said.len()));
+        let rows = by_name.get(offer.key.as_str()).map_or(&[][..], Vec::as_slice);
+        for row in rows {
+            let there = segments.get(&row.id).map_or(&[][..], Vec::as_slice);
+            let is_right = |segment: &&&SegmentRow| offer.said_in(segment.generation).contains(&segment.said);
+            if let Some(wrong) = there.iter().find(|segment| !is_right(segment)) {
+                let said = offer.said_in(wrong.generation);
+                broken(format!("{}: {wrong:?} was never said; said was {said:?}", offer.key));
+                continue;
             }
+            let complete = |row: &&&TranscriptRow| row.standing.status == "complete";
+            for TranscriptRow { generation, .. } in
+                transcripts.get(&row.id).into_iter().flatten().filter(complete)
+            {
+                let said = there.iter().filter(|segment| segment.generation == *generation).count();
+                let (key, all) = (&offer.key, offer.said_in(*generation).len());
+                if said != all {
+                    broken(format!("{key}: {said} of {all} segments in generation {generation}"));
+                }
+            }
+        }
+        let again = |row: &&RecordingRow| {
+            let of_row = transcripts.get(&row.id).map_or(&[][..], Vec::as_slice);
+            of_row.iter().any(|of_row| of_row.generation > 0 && of_row.standing.status == "complete")
+        };
+        if offer.was_replayed() && !rows.is_empty() && !rows.iter().any(again) {
+            broken(format!("{} was to be transcribed again and is not", offer.key));
         }
     }
 }
@@ -140,6 +163,9 @@ pub fn each_place_has_one_event(
             broken(format!("shard {shard} lost {first} to {last}, and nothing went back in time"));
         }
     }
+    if !observed.erased.is_empty() && !recorded.offers.iter().any(Offer::may_be_deleted) {
+        broken(format!("{:?} were erased, and nothing was deleted", observed.erased));
+    }
     let shards: BTreeSet<u16> = events.keys().map(|(shard, _)| *shard).collect();
     for shard in shards {
         let last = events.range((shard, 0)..=(shard, u64::MAX)).next_back().map_or(0, |(place, _)| place.1);
@@ -147,8 +173,11 @@ pub fn each_place_has_one_event(
             ranges.iter().any(|range| range.0 == shard && (range.1..=range.2).contains(&seq))
         };
         // After a rollback the event that comes again may have a second place, and is archived at its first.
-        let declared =
-            |seq| within(&observed.gaps, seq) || (!recorded.losses.is_empty() && within(&observed.seen, seq));
+        let declared = |seq| {
+            within(&observed.gaps, seq)
+                || within(&observed.erased, seq)
+                || (!recorded.losses.is_empty() && within(&observed.seen, seq))
+        };
         let missing: Vec<u64> =
             (1..=last).filter(|&seq| !events.contains_key(&(shard, seq)) && !declared(seq)).collect();
         if !missing.is_empty() {
@@ -286,6 +315,46 @@ pub fn little_is_done_twice(
         violations.push(Violation { invariant: "I7", what });
     }
     again
+}
+
+/// I8: what was deleted is gone: no row has its name, no row, fact or dead letter its words, and the store nothing of it. A
+/// drop that was deleted before it was a recording may be back where Redis forgot its deletion.
+pub fn deleted_is_gone(recorded: &Recorded, observed: &Observed, violations: &mut Vec<Violation>) {
+    let mut broken = |what| violations.push(Violation { invariant: "I8", what });
+    let by_name = by_name(observed);
+    let facts = || observed.archive.iter().chain(&observed.log).map(|fact| ("fact", &fact.json));
+    for offer in &recorded.offers {
+        let Some(deleted_ms) = offer.deleted_ms() else { continue };
+        let is_forgotten = recorded.losses.iter().any(|loss| loss.to_ms >= deleted_ms);
+        if offer.was_deleted_as_drop() && is_forgotten {
+            continue;
+        }
+        let Offer { key, way, .. } = offer;
+        if let Some(rows) = by_name.get(key.as_str()) {
+            let is: Vec<&str> = rows.iter().map(|row| row.standing.status.as_str()).collect();
+            broken(format!("{key} ({way:?}) was deleted at {deleted_ms} ms and is {is:?}"));
+        }
+        let of_drop = |row: &&RecordingRow| row.drop_id.as_deref() == offer.drop_id();
+        let row = observed.recordings.iter().find(of_drop);
+        if let Some(row) = row.filter(|row| row.standing.status != "deleted") {
+            broken(format!("{key} ({way:?}) was deleted at {deleted_ms} ms: {row:?}"));
+        }
+        let rows = observed.segments.iter().map(|row| ("segment", &row.said.text));
+        let dead = observed.dead.iter().map(|dead| ("dead letter", &dead.fields));
+        let places = facts().chain(rows).chain(dead);
+        for (place, text) in places {
+            let mut said = offer.said.iter().chain(&offer.said_again);
+            if text.contains(key.as_str()) || said.any(|said| text.contains(&said.text)) {
+                broken(format!("{key} ({way:?}) was deleted at {deleted_ms} ms and is in a {place}: {text}"));
+            }
+        }
+        let names = row.map(|row| row.id.to_string()).into_iter().chain(offer.drop_id().map(str::to_owned));
+        for name in names {
+            if let Some(file) = observed.stored.iter().find(|file| file.contains(&name)) {
+                broken(format!("{key} ({way:?}) was deleted at {deleted_ms} ms and has the file {file}"));
+            }
+        }
+    }
 }
 
 fn by_name(observed: &Observed) -> HashMap<&str, Vec<&RecordingRow>> {

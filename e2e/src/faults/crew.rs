@@ -40,6 +40,8 @@ struct Worker {
     expected: Option<Duration>,
     due: Option<Instant>,
     crashes: Vec<String>,
+    /// Times it ended by its own abort.
+    aborts: u64,
 }
 
 /// One worker, as faults name it.
@@ -76,6 +78,7 @@ impl Crew {
                     expected: None,
                     due: None,
                     crashes: Vec::new(),
+                    aborts: 0,
                 });
             }
         }
@@ -151,6 +154,11 @@ impl Crew {
     /// Ends by themselves that nobody made, a line each.
     pub fn crashes(&self) -> Vec<String> {
         lock(&self.workers).iter().flat_map(|worker| worker.crashes.clone()).collect()
+    }
+
+    /// How often a worker has aborted, as it does at a step where it was told to die.
+    pub fn aborts(&self, name: Name) -> u64 {
+        self.with(name, |worker| worker.aborts)
     }
 
     /// The metrics of a worker as `name{labels} value` lines; empty when it does not answer.
@@ -231,6 +239,7 @@ impl Worker {
         match self.due {
             None => {
                 let Some(status) = self.running.ended() else { return };
+                self.aborts += u64::from(status.contains("SIGABRT"));
                 let pause = self.expected.take().unwrap_or_else(|| {
                     self.crashes.push(format!("{} ended by itself ({status})", self.name()));
                     Duration::from_secs(1)

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use cli::stack::Program;
 use rand::Rng;
@@ -51,6 +52,7 @@ pub enum Kind {
     Kill,
     FailAt,
     Freeze,
+    Silence,
     Terminate,
     LoseRead,
     LoseScript,
@@ -87,6 +89,7 @@ impl Kind {
         Kind::Kill,
         Kind::FailAt,
         Kind::Freeze,
+        Kind::Silence,
         Kind::Terminate,
         Kind::LoseRead,
         Kind::LoseScript,
@@ -122,6 +125,7 @@ impl Kind {
         Row(match self {
             Kind::Kill | Kind::FailAt => 1,
             Kind::Freeze => 2,
+            Kind::Silence => 3,
             Kind::Terminate => 4,
             Kind::LoseRead => 5,
             Kind::LoseScript | Kind::LoseSql => 6,
@@ -149,10 +153,12 @@ impl Kind {
 pub enum Fault {
     /// A worker is killed and comes back after `pause_ms`.
     Kill { worker: Name, pause_ms: u64 },
-    /// A worker dies at a certain step of its work, the first to the fourth time.
-    FailAt { worker: Name, point: String },
+    /// A worker dies at a certain step of its work, the nth time it gets there.
+    FailAt { worker: Name, point: &'static str, nth: u32 },
     /// A worker is stopped for longer than its lease and goes on as if nothing had been.
     Freeze { worker: Name, ms: u64 },
+    /// A worker renews its leases no more while its work takes longer than they last.
+    Silence { worker: Name, ms: u64 },
     /// A worker is asked to stop under load.
     Terminate { worker: Name, pause_ms: u64 },
     /// Replies to blocking reads get lost.
@@ -211,11 +217,13 @@ pub enum Fault {
     UnknownType,
 }
 
-/// Steps at which a worker of a program can be made to die.
+/// Steps at which a worker of a program can be made to die, and that the load leads it to. What it does not lead to,
+/// because nothing of it is put off and nobody revives dead letters, has tests of its own in `backbone/streams/tests`.
 fn fail_points(program: Program) -> &'static [&'static str] {
     match program {
         Program::Ingest => &[
             "read.after",
+            "heartbeat.before",
             "work.before",
             "admit.before",
             "admit.after",
@@ -223,17 +231,61 @@ fn fail_points(program: Program) -> &'static [&'static str] {
             "commit.before",
             "commit.after",
         ],
-        Program::Decode => {
-            &["read.after", "work.before", "emit.before", "emit.after", "commit.before", "commit.after"]
-        }
-        Program::Infer => &["read.after", "claim.after", "work.before", "commit.before", "commit.after"],
-        Program::Project => {
-            &["read.after", "history.after", "apply.before", "apply.after", "ack.before", "ack.after"]
-        }
-        Program::Keeper => &["trim.before", "trim.after"],
-        Program::Api => &["submit.before", "submit.after"],
+        Program::Decode => &[
+            "read.after",
+            "heartbeat.before",
+            "work.before",
+            "emit.before",
+            "emit.after",
+            DEAD,
+            "commit.before",
+            "commit.after",
+        ],
+        Program::Infer => &[
+            "read.after",
+            "claim.after",
+            "heartbeat.before",
+            "work.before",
+            DEAD,
+            "hand_back.before",
+            "hand_back.after",
+            "commit.before",
+            "commit.after",
+        ],
+        Program::Project => &[
+            "read.after",
+            "history.after",
+            "heartbeat.before",
+            "apply.before",
+            "apply.after",
+            "ack.before",
+            "ack.after",
+        ],
+        Program::Keeper => &[
+            "trim.before",
+            "trim.after",
+            "append.before",
+            "append.after",
+            "erase.before",
+            "erase.page",
+            "erase.after",
+        ],
+        Program::Api => &["submit.before", "submit.after", "unwant.before", "unwant.after"],
         Program::Redis | Program::Postgres => &[],
     }
+}
+
+/// Reached where there is something that no program can read, which whoever makes a worker die there plants.
+pub const DEAD: &str = "dead.before";
+
+/// What a worker that is asked to stop does with work that it cannot finish.
+pub fn is_of_handing_back(point: &str) -> bool {
+    point.starts_with("hand_back.")
+}
+
+/// Steps that come at most every few seconds: a worker dies there the first time.
+fn is_rare(program: Program, point: &str) -> bool {
+    program == Program::Keeper || point == DEAD || point.starts_with("unwant.") || is_of_handing_back(point)
 }
 
 /// A sequence of faults that a seed decides: every kind once in an order by chance, then again.
@@ -247,6 +299,17 @@ impl Schedule {
     pub fn new(rows: &[Row]) -> Schedule {
         let wanted = |kind: &&Kind| rows.is_empty() || rows.contains(&kind.row());
         Schedule { kinds: Kind::ALL.iter().filter(wanted).copied().collect(), bag: Vec::new() }
+    }
+
+    /// How many faults a run of this length does: ten a minute, and one of each kind at least.
+    pub fn faults_in(&self, length: Duration) -> u32 {
+        let in_time = (length.as_secs_f64() / 6.0).ceil() as u32;
+        in_time.max(self.kinds.len() as u32)
+    }
+
+    /// The kinds it chooses from.
+    pub fn kinds(&self) -> &[Kind] {
+        &self.kinds
     }
 
     /// The next fault.
@@ -273,9 +336,15 @@ fn make(kind: Kind, random: &mut StdRng) -> Fault {
         Kind::FailAt => {
             let points = fail_points(worker.program);
             let point = points[random.random_range(0..points.len())];
-            Fault::FailAt { worker, point: format!("{point}:{}", random.random_range(1..=4)) }
+            let nth = if is_rare(worker.program, point) { 1 } else { random.random_range(1..=4) };
+            Fault::FailAt { worker, point, nth }
         }
         Kind::Freeze => Fault::Freeze { worker: in_loop, ms: ms(4_000, 6_000) },
+        Kind::Silence => {
+            let number = random.random_range(0..2);
+            let ms = random.random_range(5_000..=8_000);
+            Fault::Silence { worker: Name { program: Program::Infer, number }, ms }
+        }
         Kind::Terminate => Fault::Terminate { worker, pause_ms: ms(0, 1_000) },
         Kind::LoseRead => Fault::LoseRead { count: random.random_range(1..=4) },
         Kind::LoseScript => {
@@ -340,6 +409,7 @@ impl Fault {
             Fault::Kill { .. } => Kind::Kill,
             Fault::FailAt { .. } => Kind::FailAt,
             Fault::Freeze { .. } => Kind::Freeze,
+            Fault::Silence { .. } => Kind::Silence,
             Fault::Terminate { .. } => Kind::Terminate,
             Fault::LoseRead { .. } => Kind::LoseRead,
             Fault::LoseScript { .. } => Kind::LoseScript,
@@ -395,6 +465,23 @@ mod tests {
         kinds.sort();
         kinds.dedup();
         assert_eq!(kinds, Kind::ALL);
+    }
+
+    #[test]
+    fn a_run_has_every_kind_and_ten_faults_a_minute() {
+        let faults =
+            |seconds, rows: &[Row]| Schedule::new(rows).faults_in(Duration::from_secs(seconds)) as usize;
+        assert_eq!(faults(10, &[]), Kind::ALL.len());
+        assert_eq!((faults(600, &[]), faults(60, &[Row(8)]), faults(1, &[Row(8)])), (100, 10, 1));
+    }
+
+    #[test]
+    fn points_are_those_that_programs_know() {
+        for program in Program::STAGES {
+            for point in fail_points(program) {
+                assert!(streams::failpoint::POINTS.iter().any(|(known, _)| known == point), "{point}");
+            }
+        }
     }
 
     #[test]

@@ -30,8 +30,14 @@ pub struct Offer {
     pub way: Way,
     /// What its segments must say, in order.
     pub said: Vec<Said>,
+    /// What they must say in later generations, which are cut as nobody waits for them.
+    pub said_again: Vec<Said>,
     /// Every try.
     pub attempts: Vec<Attempt>,
+    /// Every try to delete it once it was accepted.
+    pub deletions: Vec<Attempt>,
+    /// Every try to have it transcribed again once it was complete.
+    pub replays: Vec<Attempt>,
 }
 
 /// How a recording is offered.
@@ -43,7 +49,7 @@ pub enum Way {
     Raw,
 }
 
-/// One try to hand a recording in.
+/// One try to hand a recording in, or to have something done with it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attempt {
     /// When the answer came, milliseconds since the run began.
@@ -55,7 +61,8 @@ pub struct Attempt {
 /// What a client was told.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
-    /// Accepted, under this drop id.
+    /// Accepted, under this id: of a drop, of what is deleted (a recording, or empty for a drop that is none yet), or of
+    /// a run.
     Accepted(String),
     /// Refused in words: nothing was kept of it.
     Refused(String),
@@ -99,16 +106,58 @@ pub struct Planted {
 }
 
 impl Offer {
+    /// One that nobody has handed in yet.
+    pub fn new(key: String, way: Way, said: Vec<Said>, said_again: Vec<Said>) -> Offer {
+        let (attempts, deletions, replays) = Default::default();
+        Offer { key, way, said, said_again, attempts, deletions, replays }
+    }
+
+    /// What the segments of a generation must say.
+    pub fn said_in(&self, generation: u32) -> &[Said] {
+        if generation == 0 { &self.said } else { &self.said_again }
+    }
+
     /// When it was accepted, milliseconds since the run began; `None` if no answer ever said so.
     pub fn accepted_ms(&self) -> Option<u64> {
-        let accepted = |attempt: &&Attempt| matches!(attempt.reply, Reply::Accepted(_));
-        self.attempts.iter().find(accepted).map(|attempt| attempt.at_ms)
+        accepted(&self.attempts).map(|(at_ms, _)| at_ms)
+    }
+
+    /// The id of the drop that was accepted.
+    pub fn drop_id(&self) -> Option<&str> {
+        accepted(&self.attempts).map(|(_, id)| id)
+    }
+
+    /// When its deletion was accepted; `None` if no answer ever said so.
+    pub fn deleted_ms(&self) -> Option<u64> {
+        accepted(&self.deletions).map(|(at_ms, _)| at_ms)
+    }
+
+    /// Whether its deletion was accepted before it was a recording: then it is as durable as Redis.
+    pub fn was_deleted_as_drop(&self) -> bool {
+        accepted(&self.deletions).is_some_and(|(_, id)| id.is_empty())
+    }
+
+    /// Whether it may be gone: a deletion was accepted, or nobody knows.
+    pub fn may_be_deleted(&self) -> bool {
+        self.deletions.iter().any(|attempt| !matches!(attempt.reply, Reply::Refused(_)))
+    }
+
+    /// Whether a run was accepted that transcribes it again.
+    pub fn was_replayed(&self) -> bool {
+        accepted(&self.replays).is_some()
     }
 
     /// Whether every answer was a refusal.
     pub fn was_refused(&self) -> bool {
         self.attempts.iter().all(|attempt| matches!(attempt.reply, Reply::Refused(_)))
     }
+}
+
+fn accepted(attempts: &[Attempt]) -> Option<(u64, &str)> {
+    attempts.iter().find_map(|attempt| match &attempt.reply {
+        Reply::Accepted(id) => Some((attempt.at_ms, id.as_str())),
+        _ => None,
+    })
 }
 
 impl Recorded {
@@ -127,6 +176,10 @@ pub struct Observed {
     pub archive: Vec<Fact>,
     /// Declared gaps: shard, first and last seq.
     pub gaps: Vec<(u16, u64, u64)>,
+    /// Places whose facts were erased with their recordings: shard, first and last seq.
+    pub erased: Vec<(u16, u64, u64)>,
+    /// Files of the audio store, by their keys.
+    pub stored: Vec<String>,
     /// Places that the projector has seen: shard, first and last seq.
     pub seen: Vec<(u16, u64, u64)>,
     /// Places in the logs that are noted to have had two events.

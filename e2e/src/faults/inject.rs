@@ -5,14 +5,15 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use cli::stack::Signal;
+use cli::stack::{Program, Signal};
 use events::{Envelope, EventId, GenerationActivated, RecordingId, Shard, Tenant};
 use redis::aio::MultiplexedConnection;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Row};
 
+use super::crew::Name;
 use super::deployment::{Deployment, Pair, SHARDS};
-use super::fault::{Fault, Line};
+use super::fault::{DEAD, Fault, Line, is_of_handing_back};
 use super::history::{Loss, Planted, Recorded};
 use super::rebuild::{self, Way};
 use crate::proxy::{Cut, Proxy, Weather};
@@ -70,7 +71,15 @@ pub async fn inject(fault: &Fault, deployment: &Deployment, recorder: &Recorder)
     match *fault {
         Fault::Kill { worker, pause_ms } => crew.kill(worker, pause(pause_ms)),
         Fault::Terminate { worker, pause_ms } => crew.terminate(worker, pause(pause_ms)),
-        Fault::FailAt { worker, ref point } => crew.start_with(worker, &[("VOICEFORGE_FAIL_AT", point)]),
+        Fault::FailAt { worker, point, nth } => {
+            return fail_at(deployment, recorder, worker, point, nth).await;
+        }
+        Fault::Silence { worker, ms } => {
+            let silent = [("VOICEFORGE_FAIL_AT", "heartbeat.skip"), ("VOICEFORGE_HASH_MODEL", "5s")];
+            crew.start_with(worker, &silent);
+            tokio::time::sleep(pause(ms)).await;
+            crew.terminate(worker, Duration::ZERO);
+        }
         Fault::Freeze { worker, ms } => {
             crew.freeze(worker);
             tokio::time::sleep(pause(ms)).await;
@@ -78,20 +87,21 @@ pub async fn inject(fault: &Fault, deployment: &Deployment, recorder: &Recorder)
         }
         Fault::LoseRead { count } => {
             let _weather = deployment.redis_weather.lock().await;
-            lose(&deployment.to_redis, count, Cut::OnReply, |request| {
+            return Ok(lose(&deployment.to_redis, count, Cut::OnReply, |request| {
                 contains(request, b"XREADGROUP") && contains(request, b"BLOCK")
             })
-            .await;
+            .await);
         }
         Fault::LoseScript { count, on_reply } => {
             let _weather = deployment.redis_weather.lock().await;
-            lose(&deployment.to_redis, count, cut(on_reply), |request| contains(request, b"EVALSHA")).await;
+            let wants = |request: &[u8]| contains(request, b"EVALSHA");
+            return Ok(lose(&deployment.to_redis, count, cut(on_reply), wants).await);
         }
         Fault::LoseSql { count, on_reply, commits } => {
             let _weather = deployment.postgres_weather.lock().await;
             let wanted: &[u8] = if commits { b"COMMIT" } else { b"" };
-            lose(&deployment.to_postgres, count, cut(on_reply), move |request| contains(request, wanted))
-                .await;
+            let wants = move |request: &[u8]| contains(request, wanted);
+            return Ok(lose(&deployment.to_postgres, count, cut(on_reply), wants).await);
         }
         Fault::Slow { line, latency_ms, jitter_ms, ms } => {
             let weather =
@@ -120,7 +130,7 @@ pub async fn inject(fault: &Fault, deployment: &Deployment, recorder: &Recorder)
             deployment.postgres.lock().await.restart(Signal::SIGQUIT, pause(down_ms)).await?;
         }
         Fault::PostgresKill | Fault::Serialization { .. } | Fault::Deadlock | Fault::Cancel { .. } => {
-            harm_postgres(fault, deployment).await?
+            return harm_postgres(fault, deployment).await;
         }
         _ => return harm_redis(fault, deployment, recorder).await,
     }
@@ -135,17 +145,70 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
     part.is_empty() || bytes.windows(part.len()).any(|window| window == part)
 }
 
-/// Loses requests until `count` are lost or three seconds are over.
-async fn lose(proxy: &Proxy, count: u32, cut: Cut, wants: impl Fn(&[u8]) -> bool + Send + 'static) {
+/// How long a worker may take to get to the step at which it is to die.
+const POINT_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Makes a worker die at a step, and waits until it has.
+async fn fail_at(
+    deployment: &Deployment,
+    recorder: &Recorder,
+    worker: Name,
+    point: &str,
+    nth: u32,
+) -> Result<Injected> {
+    let crew = &deployment.crew;
+    let before = crew.aborts(worker);
+    let at = format!("{point}:{nth}");
+    let mut variables = vec![("VOICEFORGE_FAIL_AT", at.as_str())];
+    if is_of_handing_back(point) {
+        // It has work that it cannot finish when it is asked to stop.
+        variables.extend([("VOICEFORGE_HASH_MODEL", "5s"), ("VOICEFORGE_SHUTDOWN_GRACE", "0s")]);
+    }
+    crew.start_with(worker, &variables);
+    let until = Instant::now() + POINT_PATIENCE;
+    if is_of_handing_back(point) {
+        tokio::time::sleep(POINT_PATIENCE / 3).await;
+        crew.terminate(worker, Duration::ZERO);
+    }
+    let mut second = 0;
+    while crew.aborts(worker) == before {
+        if Instant::now() > until {
+            return Ok(Injected::Skipped(format!("it did not get there within {POINT_PATIENCE:?}")));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        second += 1;
+        if point == DEAD && second % 10 == 0 {
+            // Whichever worker takes it.
+            let queue = if worker.program == Program::Decode { "decode:batch" } else { "segments:batch" };
+            let pair = deployment.redis.lock().await;
+            plant(&mut pair.connect().await?, queue, 0, recorder).await?;
+        }
+    }
+    Ok(Injected::Done)
+}
+
+/// How long requests are looked out for.
+const LOSING: Duration = Duration::from_secs(6);
+
+/// Loses requests until `count` are lost or the time for it is over.
+async fn lose(
+    proxy: &Proxy,
+    count: u32,
+    cut: Cut,
+    wants: impl Fn(&[u8]) -> bool + Send + 'static,
+) -> Injected {
     let before = proxy.lost();
     proxy.lose(count, cut, wants);
-    for _ in 0..60 {
-        if proxy.lost() >= before + count {
-            break;
-        }
+    let until = Instant::now() + LOSING;
+    while proxy.lost() < before + count && Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     proxy.lose_none();
+    if proxy.lost() > before {
+        Injected::Done
+    } else {
+        Injected::Skipped(format!("no such request within {LOSING:?}"))
+    }
 }
 
 async fn endure(deployment: &Deployment, line: Line, weather: Weather, ms: u64) {
@@ -159,7 +222,10 @@ async fn endure(deployment: &Deployment, line: Line, weather: Weather, ms: u64) 
     proxy.set(Weather::default());
 }
 
-async fn harm_postgres(fault: &Fault, deployment: &Deployment) -> Result<()> {
+/// How long a statement to cancel is looked for.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
+
+async fn harm_postgres(fault: &Fault, deployment: &Deployment) -> Result<Injected> {
     let database = deployment.postgres.lock().await;
     let mut connection = PgConnection::connect(&database.url()).await.context("connect to PostgreSQL")?;
     const SESSIONS: &str = "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() \
@@ -170,9 +236,10 @@ async fn harm_postgres(fault: &Fault, deployment: &Deployment) -> Result<()> {
                 .fetch_optional(&mut connection)
                 .await
                 .context("list sessions")?;
-            if let Some(pid) = pid {
-                servers::Identity::of(pid as u32).signal(Signal::SIGKILL);
-            }
+            let Some(pid) = pid else {
+                return Ok(Injected::Skipped("nobody has a session".to_owned()));
+            };
+            servers::Identity::of(pid as u32).signal(Signal::SIGKILL);
             // Everything on the server is at an end for a moment.
             for _ in 0..300 {
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -197,6 +264,9 @@ async fn harm_postgres(fault: &Fault, deployment: &Deployment) -> Result<()> {
             for row in sqlx::query(sql).fetch_all(&mut connection).await? {
                 ids.push(row.try_get::<uuid::Uuid, _>("id")?);
             }
+            if ids.len() < 2 {
+                return Ok(Injected::Skipped("there are not two rows to lock".to_owned()));
+            }
             // Projectors lock in the order of ids.
             ids.sort();
             let mut transaction = connection.begin().await?;
@@ -213,14 +283,23 @@ async fn harm_postgres(fault: &Fault, deployment: &Deployment) -> Result<()> {
         Fault::Cancel { times } => {
             let cancel =
                 format!("SELECT pg_cancel_backend(pid) FROM ({SESSIONS} AND state = 'active') AS others");
-            for _ in 0..times {
-                sqlx::query(sqlx::AssertSqlSafe(cancel.clone())).execute(&mut connection).await?;
+            let mut cancelled = 0;
+            let until = Instant::now() + CANCEL_PATIENCE;
+            for time in 0.. {
+                if (time >= times && cancelled > 0) || Instant::now() > until {
+                    break;
+                }
+                let done = sqlx::query(sqlx::AssertSqlSafe(cancel.clone())).execute(&mut connection).await?;
+                cancelled += done.rows_affected();
                 tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            if cancelled == 0 {
+                return Ok(Injected::Skipped("no statement was running".to_owned()));
             }
         }
         _ => unreachable!("inject() sends only these here"),
     }
-    Ok(())
+    Ok(Injected::Done)
 }
 
 async fn harm_redis(fault: &Fault, deployment: &Deployment, recorder: &Recorder) -> Result<Injected> {
@@ -284,7 +363,16 @@ async fn harm_redis(fault: &Fault, deployment: &Deployment, recorder: &Recorder)
         }
         Fault::Poison { queue, how } => plant(&mut connection, queue, how, recorder).await?,
         Fault::UnknownType => add_unknown(&mut connection).await?,
-        Fault::Trim => trim(&mut connection).await?,
+        Fault::Trim => {
+            // The keeper trims, too: there is something when it has just not.
+            let until = Instant::now() + TRIM_PATIENCE;
+            while trim(&mut connection).await? == 0 {
+                if Instant::now() > until {
+                    return Ok(Injected::Skipped("there is nothing to trim".to_owned()));
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
         Fault::ClockJump { which } => {
             let mut streams: Vec<String> =
                 groups(&mut connection).await?.into_iter().map(|(stream, _)| stream).collect();
@@ -456,17 +544,22 @@ fn nobody(shard: Shard) -> Envelope {
     }
 }
 
-/// Trims each log to its first fact that is not acknowledged, archived or not.
-async fn trim(connection: &mut MultiplexedConnection) -> Result<()> {
+/// How long something to trim is waited for.
+const TRIM_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Trims each log to its first fact that is not acknowledged, archived or not; returns how many facts went.
+async fn trim(connection: &mut MultiplexedConnection) -> Result<u64> {
     let trim = "local group = redis.call('XINFO', 'GROUPS', KEYS[1])[1] \
                 if not group then return 0 end \
                 local keep = group[8] \
                 local pending = redis.call('XPENDING', KEYS[1], group[2], '-', '+', 1)[1] \
                 if pending then keep = pending[1] end \
                 return redis.call('XTRIM', KEYS[1], 'MINID', keep)";
+    let mut trimmed = 0;
     for shard in 0..SHARDS {
         let log = streams::Source::Log(Shard(shard)).key();
-        redis::cmd("EVAL").arg(trim).arg(1).arg(log).exec_async(connection).await.context("trim")?;
+        let mut command = redis::cmd("EVAL");
+        trimmed += command.arg(trim).arg(1).arg(log).query_async::<u64>(connection).await.context("trim")?;
     }
-    Ok(())
+    Ok(trimmed)
 }

@@ -11,7 +11,8 @@ use rand::{Rng, SeedableRng};
 use super::checker;
 use super::deployment::{Deployment, SEGMENTS_IN_HAND, SESSIONS_MAX};
 use super::fault::{Row, Schedule};
-use super::inject::{Injected, Recorder, inject};
+use super::history::Offer;
+use super::inject::{Recorder, inject};
 use super::load::{Load, Pace};
 use super::rebuild::{self, Way};
 use super::report::{Line, Report};
@@ -22,10 +23,8 @@ use super::survey;
 pub struct Options {
     /// Decides the faults and the recordings.
     pub seed: u64,
-    /// How long faults are done.
+    /// How long faults are done: ten a minute, and at least one of each kind.
     pub length: Duration,
-    /// How many faults are begun in that time.
-    pub faults: u32,
     /// Rows to choose from; empty for all.
     pub rows: Vec<Row>,
     /// Folder with clips of speech.
@@ -60,7 +59,9 @@ async fn harm_and_judge(
     let connections = deployment.to_redis.open();
     let pace = Pace { every: Duration::from_millis(500), patience: Duration::from_secs(60) };
     let load = Load::start(Arc::clone(deployment), &options.clips, options.seed, pace, recorder.began)?;
-    let faults = harm(options, deployment, recorder).await?;
+    let schedule = Schedule::new(&options.rows);
+    let kinds = schedule.kinds().to_vec();
+    let faults = harm(options, schedule, deployment, recorder).await?;
     let offers = load.finish().await?;
     deployment.crew.ready(SETTLE_PATIENCE).await.context("wait for the programs after the last fault")?;
 
@@ -85,12 +86,16 @@ async fn harm_and_judge(
     recorded.in_hand = SEGMENTS_IN_HAND;
     let observed = survey::observe(deployment, left).await?;
     let verdict = checker::judge(&recorded, &observed);
+    let count = |is: fn(&Offer) -> bool| recorded.offers.iter().filter(|offer| is(offer)).count();
     Ok(Report {
         seed: options.seed,
         seconds: options.length.as_secs(),
         faults,
+        kinds,
         offered: recorded.offers.len(),
-        accepted: recorded.offers.iter().filter(|offer| offer.accepted_ms().is_some()).count(),
+        accepted: count(|offer| offer.accepted_ms().is_some()),
+        deleted: count(|offer| offer.deleted_ms().is_some()),
+        replayed: count(|offer| offer.was_replayed()),
         facts: observed.archive.len(),
         losses: recorded.losses.iter().map(|loss| loss.facts).collect(),
         settled_ms,
@@ -101,26 +106,23 @@ async fn harm_and_judge(
 /// Begins faults evenly over the time; those that harm different things overlap.
 async fn harm(
     options: &Options,
+    mut schedule: Schedule,
     deployment: &Arc<Deployment>,
     recorder: &Arc<Recorder>,
 ) -> Result<Vec<Line>> {
     let mut random = StdRng::seed_from_u64(options.seed);
-    let mut schedule = Schedule::new(&options.rows);
     let mut running = tokio::task::JoinSet::new();
-    let gap = options.length / options.faults.max(1);
-    for _ in 0..options.faults {
+    let faults = schedule.faults_in(options.length);
+    let gap = options.length / faults.max(1);
+    for _ in 0..faults {
         tokio::time::sleep(gap.mul_f64(random.random_range(0.5..1.5))).await;
         let fault = schedule.next(&mut random);
         let (deployment, recorder) = (Arc::clone(deployment), Arc::clone(recorder));
         running.spawn(async move {
             let from_ms = recorder.now_ms();
             let came = inject(&fault, &deployment, &recorder).await.with_context(|| format!("{fault:?}"))?;
-            let came = match came {
-                Injected::Done => "done".to_owned(),
-                Injected::Skipped(why) => format!("not done: {why}"),
-            };
-            let (row, what) = (fault.kind().row().to_string(), format!("{fault:?}"));
-            anyhow::Ok(Line { from_ms, to_ms: recorder.now_ms(), row, what, came })
+            let (kind, what) = (fault.kind(), format!("{fault:?}"));
+            anyhow::Ok(Line { from_ms, to_ms: recorder.now_ms(), kind, what, came })
         });
     }
     let mut lines = Vec::new();

@@ -45,9 +45,14 @@ pub async fn settle(
 ) -> Result<Vec<String>> {
     let until = Instant::now() + patience;
     let must_end = |offer: &&Offer| match offer.accepted_ms() {
-        Some(at_ms) => offer.way == Way::Api || !recorded.lost_at(at_ms),
+        Some(at_ms) => !offer.may_be_deleted() && (offer.way == Way::Api || !recorded.lost_at(at_ms)),
         None => false,
     };
+    let deleted = offers.iter().filter(|offer| offer.deleted_ms().is_some());
+    let unsaid: Vec<&str> = deleted
+        .flat_map(|offer| offer.said.iter().chain(&offer.said_again))
+        .map(|said| said.text.as_str())
+        .collect();
     let names: Vec<String> = offers.iter().filter(must_end).map(|offer| offer.key.clone()).collect();
     loop {
         let mut left = left_in_redis(&mut deployment.redis.lock().await.connect().await?).await?;
@@ -63,6 +68,23 @@ pub async fn settle(
         let unfinished: i64 = sqlx::query_scalar(rows).fetch_one(&mut sql).await?;
         if unfinished > 0 {
             left.push(format!("{unfinished} recordings have no end"));
+        }
+        for (what, rows) in [
+            (
+                "deleted recordings are not erased",
+                "SELECT count(*) FROM control.erasures WHERE completed_at IS NULL",
+            ),
+            ("runs have no end", "SELECT count(*) FROM control.runs WHERE ended_at IS NULL"),
+        ] {
+            let open: i64 = sqlx::query_scalar(rows).fetch_one(&mut sql).await?;
+            if open > 0 {
+                left.push(format!("{open} {what}"));
+            }
+        }
+        // Where Redis went back in time what was erased is there again, until it is trimmed like any fact.
+        let said = if unsaid.is_empty() { 0 } else { facts_that_say(deployment, &unsaid).await? };
+        if said > 0 {
+            left.push(format!("{said} facts in the logs say what was deleted"));
         }
         if left.is_empty() || Instant::now() > until {
             return Ok(left);
@@ -84,16 +106,8 @@ pub async fn observe(deployment: &Deployment, left: Vec<String>) -> Result<Obser
         work: work(deployment.folder())?,
         ..Observed::default()
     };
-    for shard in 0..SHARDS {
-        let key = Source::Log(Shard(shard)).key();
-        let log: StreamRangeReply =
-            redis::cmd("XRANGE").arg(key).arg("-").arg("+").query_async(&mut redis).await?;
-        observed.log.extend(log.ids.iter().filter_map(|entry| {
-            let event_id: String = entry.get("event_id")?;
-            let (seq, json) = (entry.get("seq")?, entry.get("event")?);
-            Some(Fact { shard, seq, event_id: event_id.parse().ok()?, json })
-        }));
-    }
+    observed.log = logs(&mut redis).await?;
+    observed.stored = stored(&deployment.folder().join("audio"))?;
     for key in [Source::Ingest(Lane::Batch).dead()]
         .into_iter()
         .chain((0..SHARDS).map(|shard| Source::Log(Shard(shard)).dead()))
@@ -122,9 +136,11 @@ pub async fn observe(deployment: &Deployment, left: Vec<String>) -> Result<Obser
         .iter()
         .map(fact)
         .collect::<Result<_>>()?;
-    let gaps = "SELECT shard, first_seq, last_seq FROM control.gaps";
+    let gaps =
+        "SELECT shard, first_seq, last_seq, reason = 'erased with its recording' AS erased FROM control.gaps";
     for row in sqlx::query(gaps).fetch_all(&mut sql).await? {
-        observed.gaps.push((shard(&row)?, number(&row, "first_seq")?, number(&row, "last_seq")?));
+        let gap = (shard(&row)?, number(&row, "first_seq")?, number(&row, "last_seq")?);
+        if row.try_get("erased")? { &mut observed.erased } else { &mut observed.gaps }.push(gap);
     }
     let seen = "SELECT shard, lower(r) AS first, upper(r) - 1 AS last FROM control.checkpoints, unnest(seen) AS r \
                 WHERE NOT lower_inf(r) AND NOT upper_inf(r)";
@@ -162,6 +178,41 @@ pub async fn observe(deployment: &Deployment, left: Vec<String>) -> Result<Obser
 async fn connect(deployment: &Deployment) -> Result<PgConnection> {
     let url = deployment.postgres.lock().await.url();
     PgConnection::connect(&url).await.context("connect to PostgreSQL")
+}
+
+/// The facts in all logs.
+async fn logs(redis: &mut MultiplexedConnection) -> Result<Vec<Fact>> {
+    let mut facts = Vec::new();
+    for shard in 0..SHARDS {
+        let key = Source::Log(Shard(shard)).key();
+        let log: StreamRangeReply =
+            redis::cmd("XRANGE").arg(key).arg("-").arg("+").query_async(redis).await?;
+        facts.extend(log.ids.iter().filter_map(|entry| {
+            let event_id: String = entry.get("event_id")?;
+            let (seq, json) = (entry.get("seq")?, entry.get("event")?);
+            Some(Fact { shard, seq, event_id: event_id.parse().ok()?, json })
+        }));
+    }
+    Ok(facts)
+}
+
+async fn facts_that_say(deployment: &Deployment, texts: &[&str]) -> Result<usize> {
+    let facts = logs(&mut deployment.redis.lock().await.connect().await?).await?;
+    Ok(facts.iter().filter(|fact| texts.iter().any(|text| fact.json.contains(text))).count())
+}
+
+/// The keys of all files below a folder.
+fn stored(folder: &Path) -> Result<Vec<String>> {
+    let mut keys = Vec::new();
+    for entry in std::fs::read_dir(folder).context("list the audio store")? {
+        let path = entry?.path();
+        if path.is_dir() {
+            keys.extend(stored(&path)?);
+        } else {
+            keys.push(path.display().to_string());
+        }
+    }
+    Ok(keys)
 }
 
 async fn left_in_redis(redis: &mut MultiplexedConnection) -> Result<Vec<String>> {

@@ -66,23 +66,23 @@ impl Bench {
     pub async fn offer(&mut self, count: usize, way: Way, lane: Lane) -> Result<()> {
         for _ in 0..count {
             let wav = self.voices.make(&mut self.random);
-            let said = sound::expected(&wav, lane)?;
+            let (said, said_again) = (sound::expected(&wav, lane)?, sound::expected(&wav, Lane::Replay)?);
             let key = format!("offer-{:05}", self.keys);
             self.keys += 1;
             let wav = Bytes::from(wav);
-            let mut attempts = Vec::new();
+            let mut offer = Offer::new(key.clone(), way, said, said_again);
             let until = Instant::now() + PATIENCE;
             loop {
                 let reply = load::offer(&self.deployment, &self.http, &key, way, lane, &wav).await;
                 let accepted = matches!(reply, Reply::Accepted(_));
                 ensure!(accepted || Instant::now() < until, "{key}: {reply:?}");
-                attempts.push(Attempt { at_ms: self.recorder.now_ms(), reply });
+                offer.attempts.push(Attempt { at_ms: self.recorder.now_ms(), reply });
                 if accepted {
                     break;
                 }
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
-            self.offers.push(Offer { key, way, said, attempts });
+            self.offers.push(offer);
         }
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! A run on which nothing is wrong, and what each invariant says when one thing is.
 
 use events::{
-    Audio, Envelope, Event, EventId, Lane, RecordingAdmitted, RecordingDecoded, RecordingId,
-    SegmentTranscribed, Shard, Tenant,
+    Audio, Envelope, Event, EventId, Lane, RecordingAdmitted, RecordingDecoded, RecordingDeleted,
+    RecordingId, SegmentTranscribed, Shard, Tenant,
 };
 use uuid::Uuid;
 
@@ -90,7 +90,8 @@ fn good() -> (Recorded, Observed) {
         Attempt { at_ms: 900, reply: Reply::Unknown("no answer".to_owned()) },
         Attempt { at_ms: 1_000, reply: Reply::Accepted("1-0".to_owned()) },
     ];
-    let offer = Offer { key: "offer-1".to_owned(), way: Way::Raw, said: vec![said(0), said(1)], attempts };
+    let all = vec![said(0), said(1)];
+    let offer = Offer { attempts, ..Offer::new("offer-1".to_owned(), Way::Raw, all.clone(), all) };
     let recorded = Recorded { offers: vec![offer], faults: 2, in_hand: 4, ..Recorded::default() };
     let envelopes = envelopes();
     let facts = (1..).zip(&envelopes).map(|(seq, envelope)| Fact {
@@ -414,4 +415,100 @@ fn i7_more_work_done_again_than_faults_explain() {
         },
         &[],
     );
+}
+
+/// What is left when it was deleted and erased: the fact of the deletion, and a row that says no more.
+fn delete(recorded: &mut Recorded, observed: &mut Observed, id: &str) {
+    let accepted = Attempt { at_ms: 2_000, reply: Reply::Accepted(id.to_owned()) };
+    recorded.offers[0].deletions = vec![accepted];
+    let deleted = RecordingDeleted { by: "api".to_owned(), drop_id: Some("1-0".to_owned()) };
+    let deleted = envelope(5, deleted);
+    let json = events::encode(&deleted).expect("small");
+    let row = RecordingRow { name: None, generation: None, ..observed.recordings[0].clone() };
+    let standing = Standing { status: "deleted".to_owned(), ..Standing::default() };
+    forget(observed);
+    observed.recordings = vec![RecordingRow { standing, ..row }];
+    observed.archive = vec![Fact { shard: 1, seq: 5, event_id: deleted.event_id, json }];
+    observed.erased = vec![(1, 1, 4)];
+}
+
+#[test]
+fn i8_what_was_deleted_is_gone() {
+    let id = recording().to_string();
+    check(|recorded, observed| delete(recorded, observed, &id), &[]);
+    let kept = || good().1;
+    check(
+        |recorded, observed| {
+            delete(recorded, observed, &id);
+            observed.log = kept().archive[..1].to_vec();
+        },
+        &["I8"],
+    );
+    check(
+        |recorded, observed| {
+            delete(recorded, observed, &id);
+            observed.segments = kept().segments;
+        },
+        &["I6", "I8"],
+    );
+    check(
+        |recorded, observed| {
+            delete(recorded, observed, &id);
+            observed.stored = vec![format!("/audio/default/{id}")];
+        },
+        &["I8"],
+    );
+    check(|recorded, _| delete(recorded, &mut good().1, &id), &["I8"]);
+}
+
+#[test]
+fn i8_a_drop_that_was_deleted_may_be_back_with_an_older_redis() {
+    let late =
+        |recorded: &mut Recorded| recorded.losses.push(Loss { from_ms: 1_500, to_ms: 2_500, facts: 0 });
+    check(
+        |recorded, _| {
+            delete(recorded, &mut good().1, "");
+            late(recorded);
+        },
+        &[],
+    );
+    check(
+        |recorded, _| {
+            delete(recorded, &mut good().1, "3fa1");
+            late(recorded);
+        },
+        &["I8"],
+    );
+}
+
+#[test]
+fn i3_places_are_erased_only_where_something_was_deleted() {
+    check(|_, observed| observed.erased.push((1, 2, 2)), &["I3"]);
+}
+
+#[test]
+fn i1_nobody_knows_whether_it_was_deleted() {
+    check(
+        |recorded, observed| {
+            delete(recorded, observed, "");
+            recorded.offers[0].deletions[0].reply = Reply::Unknown("no answer".to_owned());
+        },
+        &[],
+    );
+    check(
+        |recorded, observed| {
+            delete(recorded, observed, "");
+            recorded.offers[0].deletions[0].reply = Reply::Refused("404".to_owned());
+        },
+        &["I1", "I3"],
+    );
+}
+
+#[test]
+fn i2_what_was_to_be_transcribed_again_is() {
+    let replay = |recorded: &mut Recorded| {
+        let accepted = Attempt { at_ms: 3_000, reply: Reply::Accepted("run".to_owned()) };
+        recorded.offers[0].replays = vec![accepted];
+    };
+    check(|recorded, _| replay(recorded), &["I2"]);
 }
