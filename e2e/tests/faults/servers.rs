@@ -2,7 +2,8 @@
 
 use anyhow::{Result, ensure};
 use e2e::faults::Fault;
-use e2e::faults::history::Observed;
+use e2e::faults::history::{Observed, Reply, Way};
+use events::Lane;
 
 use crate::bench::on_a_bench;
 
@@ -19,13 +20,30 @@ fn nothing_is_given_up(observed: Observed) -> Result<()> {
     Ok(())
 }
 
-/// F7
+/// F7: whoever drops through the API meanwhile is told to come again.
 #[test]
 fn f7_redis_is_away_for_a_while() {
-    survive(
-        || vec![Fault::RedisRestart { down_ms: 20_000 }, Fault::RedisRestart { down_ms: 0 }],
-        nothing_is_given_up,
-    );
+    on_a_bench(&[], |mut bench| async move {
+        bench.offer(1, Way::Raw, Lane::Rt).await?;
+        let harm = bench.begin(Fault::RedisRestart { down_ms: 20_000 });
+        // The first ones may come before it is away; then one is offered until it is back.
+        while !harm.is_finished() {
+            bench.offer(1, Way::Api, Lane::Batch).await?;
+        }
+        harm.await??;
+        let attempts = bench.offers.iter().flat_map(|offer| &offer.attempts);
+        let told: Vec<&String> = attempts
+            .filter_map(|attempt| match &attempt.reply {
+                Reply::Accepted(_) => None,
+                Reply::Refused(told) | Reply::Unknown(told) => Some(told),
+            })
+            .collect();
+        ensure!(!told.is_empty(), "nobody noticed that Redis was away: the test shows nothing");
+        ensure!(told.iter().all(|told| told.starts_with("503") || told.starts_with("429")), "{told:?}");
+        let observed = bench.survive(vec![Fault::RedisRestart { down_ms: 0 }]).await?;
+        nothing_is_given_up(observed)?;
+        Ok(bench)
+    });
 }
 
 /// F11
