@@ -12,7 +12,7 @@ use crate::ffmpeg::{Ffmpeg, Pipe};
 use crate::resample::Resampler;
 use crate::segment::{CUTTER_VERSION, Cut, Cutter, FRAME_SAMPLES, SEGMENT_MS_MAX};
 use crate::source::{Handle, Source};
-use crate::speech::Detector;
+use crate::speech::{BATCH_SAMPLES, Detector, Frame, HEARD_SAMPLES};
 
 /// Sound decoded in one step, in milliseconds.
 const STEP_MS: u64 = 1_000;
@@ -412,6 +412,8 @@ struct Lane {
     resampler: Resampler,
     resampled: Vec<f32>,
     detector: Detector,
+    /// What the detector heard last.
+    heard: Vec<Frame>,
     cutter: Cutter,
     cuts: Vec<Cut>,
     at: ChannelCursor,
@@ -432,6 +434,7 @@ impl Lane {
             resampler: Resampler::new(rate)?,
             resampled: Vec::new(),
             detector: Detector::default(),
+            heard: Vec::new(),
             cutter: Cutter::new(first, max_segment_ms),
             cuts: Vec::new(),
             at,
@@ -454,41 +457,56 @@ impl Lane {
             self.resampler = Resampler::new(rate)?;
         }
         self.resampler.push(mono, &mut self.resampled);
-        self.detect();
+        self.store();
+        if self.unheard().len() >= BATCH_SAMPLES {
+            self.judge();
+        }
         Ok(())
     }
 
     fn finish(&mut self) {
         self.resampler.finish(&mut self.resampled);
-        self.detect();
-        let rest = (self.end() - self.seen * FRAME_SAMPLES as u64) as usize;
-        if rest > 0 {
-            let mut frame = [0; FRAME_SAMPLES];
-            frame[..rest].copy_from_slice(&self.pcm[self.pcm.len() - rest..]);
-            self.judge(&frame);
+        self.store();
+        self.judge();
+        // The last window is filled up with silence, whose frames are none of the recording's.
+        let rest = self.unheard();
+        if !rest.is_empty() {
+            let frames = rest.len().div_ceil(FRAME_SAMPLES);
+            let mut window = [0; HEARD_SAMPLES];
+            window[..rest.len()].copy_from_slice(rest);
+            self.detector.listen(&window, &mut self.heard);
+            self.heard.truncate(frames);
+            self.follow();
         }
         self.cutter.finish(&mut self.cuts);
     }
 
-    /// Moves what was resampled into the store and looks at each frame that is complete.
-    fn detect(&mut self) {
+    /// Moves what was resampled into the store.
+    fn store(&mut self) {
         self.pcm.extend(self.resampled.drain(..).map(|s| (s * 32768.0).round() as i16));
-        let mut frame = [0; FRAME_SAMPLES];
-        while (self.seen + 1) * FRAME_SAMPLES as u64 <= self.end() {
-            let from = (self.seen * FRAME_SAMPLES as u64 - self.base) as usize;
-            frame.copy_from_slice(&self.pcm[from..from + FRAME_SAMPLES]);
-            self.judge(&frame);
-        }
     }
 
-    /// The detector always listens from the start of the recording, for it remembers what it heard. The cutter begins
-    /// where the run was resumed.
-    fn judge(&mut self, frame: &[i16; FRAME_SAMPLES]) {
-        let heard = self.detector.listen(frame);
-        if self.seen >= self.first {
-            self.cutter.push(heard, &mut self.cuts);
+    /// The sound that the detector has not heard yet.
+    fn unheard(&self) -> &[i16] {
+        &self.pcm[(self.seen * FRAME_SAMPLES as u64 - self.base) as usize..]
+    }
+
+    /// Has the detector hear all that makes whole windows. It always listens from the start of the recording, for it
+    /// remembers what it heard. The cutter begins where the run was resumed.
+    fn judge(&mut self) {
+        let from = (self.seen * FRAME_SAMPLES as u64 - self.base) as usize;
+        self.detector.listen(&self.pcm[from..], &mut self.heard);
+        self.follow();
+    }
+
+    /// Gives the cutter what was heard.
+    fn follow(&mut self) {
+        for frame in self.heard.drain(..) {
+            if self.seen >= self.first {
+                self.cutter.push(frame, &mut self.cuts);
+            }
+            self.seen += 1;
         }
-        self.seen += 1;
     }
 
     /// The speech in a cut, in milliseconds since its start.

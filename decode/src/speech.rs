@@ -1,97 +1,61 @@
 //! How likely each frame of 16 ms is speech, in recordings loud or faint.
 
+pub mod level;
+mod product;
+pub mod silero;
+
 use crate::segment::FRAME_SAMPLES;
+
+use self::level::Leveler;
+use self::silero::{Silero, WINDOW_SAMPLES, WINDOWS};
 
 /// What a frame sounds like.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Frame {
-    /// Probability of speech, 0 to 1. It follows the sound with a delay of some 100 ms.
+    /// Probability of speech, 0 to 1.
     pub speech: f32,
     /// Loudness in decibels below full scale (rms, above 100 Hz); -100 for silence.
     pub level_db: f32,
 }
 
-/// The loudness that faint speech is raised to before the detector hears it: it misses most of what is fainter than
-/// -50 dB.
-const LEVEL_DB: f32 = -26.0;
-/// Nothing is raised by more.
-const GAIN_DB_MAX: f32 = 30.0;
-/// What stands out less from its background is noise, which raised might pass for speech.
-const NOISE_RANGE_DB: f32 = 12.0;
-/// The memory of a loud sound fades by 3 dB a second, that of the background by 1.
-const LOUD_FADE_DB: f32 = 3.0 * 0.016;
-const QUIET_FADE_DB: f32 = 1.0 * 0.016;
-/// The loudness is that of the last 130 ms or so.
-const SMOOTHING: f32 = 1.0 / 8.0;
+/// Samples that the detector hears at once: two frames, which get the same probability.
+pub const HEARD_SAMPLES: usize = WINDOW_SAMPLES;
+/// Samples that are best given at once, for speed.
+pub const BATCH_SAMPLES: usize = WINDOWS * HEARD_SAMPLES;
 
-/// A speech detector (earshot) with automatic gain in front. Its answers depend on all it has heard.
+/// Frames in what is heard at once.
+const FRAMES: usize = HEARD_SAMPLES / FRAME_SAMPLES;
+
+/// A speech detector: Silero's network with automatic gain in front. Its answers depend on all it has heard.
+#[derive(Default)]
 pub struct Detector {
-    net: Box<earshot::Detector>,
-    rumble: HighPass,
-    /// Mean power of late; none before the first frame.
-    power: Option<f32>,
-    /// The loudness of what was heard of late, and of its background.
-    loud_db: f32,
-    quiet_db: f32,
-}
-
-impl Default for Detector {
-    fn default() -> Detector {
-        Detector {
-            net: earshot::Detector::default_boxed(),
-            rumble: HighPass::default(),
-            power: None,
-            loud_db: -100.0,
-            quiet_db: 0.0,
-        }
-    }
+    leveler: Leveler,
+    network: Silero,
+    /// What the network is given, and what it said.
+    raised: Vec<[f32; HEARD_SAMPLES]>,
+    probabilities: Vec<f32>,
 }
 
 impl Detector {
-    /// Listens to the next frame: 256 samples at 16 kHz.
-    pub fn listen(&mut self, samples: &[i16; FRAME_SAMPLES]) -> Frame {
-        let clear = samples.map(|sample| self.rumble.pass(f32::from(sample)));
-        let power = clear.iter().map(|s| s * s).sum::<f32>() / FRAME_SAMPLES as f32;
-        let gain = 10f32.powf(self.gain_db(power) / 20.0);
-        // A cast from float to integer stops at the limits.
-        let raised = clear.map(|sample| (sample * gain) as i16);
-        Frame { speech: self.net.predict_i16(&raised), level_db: decibels(power) }
+    /// Listens to the next sound at 16 kHz, a multiple of 512 samples (what is over is not heard), and appends its
+    /// frames. However the sound is divided, the frames are the same.
+    pub fn listen(&mut self, sound: &[i16], frames: &mut Vec<Frame>) {
+        let (windows, _) = sound.as_chunks::<HEARD_SAMPLES>();
+        let first = frames.len();
+        self.raised.resize(windows.len(), [0.0; HEARD_SAMPLES]);
+        for (window, raised) in windows.iter().zip(&mut self.raised) {
+            let halves = window.as_chunks::<FRAME_SAMPLES>().0.iter();
+            for (half, raised) in halves.zip(raised.as_chunks_mut::<FRAME_SAMPLES>().0) {
+                let level_db = self.leveler.raise(half, raised);
+                frames.push(Frame { speech: 0.0, level_db });
+            }
+        }
+        self.probabilities.clear();
+        self.network.listen(&self.raised, &mut self.probabilities);
+        for (frames, probability) in frames[first..].chunks_exact_mut(FRAMES).zip(&self.probabilities) {
+            frames.iter_mut().for_each(|frame| frame.speech = *probability);
+        }
     }
-
-    fn gain_db(&mut self, power: f32) -> f32 {
-        let smooth = self.power.map_or(power, |before| before + (power - before) * SMOOTHING);
-        self.power = Some(smooth);
-        let level_db = decibels(smooth);
-        self.loud_db = (self.loud_db - LOUD_FADE_DB).max(level_db);
-        self.quiet_db = (self.quiet_db + QUIET_FADE_DB).min(level_db);
-        let stands_out_db = self.loud_db - self.quiet_db - NOISE_RANGE_DB;
-        (LEVEL_DB - self.loud_db).min(stands_out_db).clamp(0.0, GAIN_DB_MAX)
-    }
-}
-
-/// Butterworth filter of second order that takes away what is below 100 Hz: wind, wheels and hum, not speech.
-#[derive(Default)]
-struct HighPass {
-    x: [f32; 2],
-    y: [f32; 2],
-}
-
-impl HighPass {
-    fn pass(&mut self, x: f32) -> f32 {
-        // Coefficients for 100 Hz at 16 kHz.
-        const B: f32 = 0.972_613_9;
-        const A: [f32; 2] = [-1.944_477_7, 0.945_977_7];
-        let y = B * (x - 2.0 * self.x[0] + self.x[1]) - A[0] * self.y[0] - A[1] * self.y[1];
-        self.x = [x, self.x[0]];
-        // What has died away must not linger as numbers too small to be fast.
-        self.y = [if y.abs() < 1e-6 { 0.0 } else { y }, self.y[0]];
-        y
-    }
-}
-
-/// Decibels below full scale of a mean square of 16-bit samples.
-fn decibels(power: f32) -> f32 {
-    (10.0 * (power / (32768.0 * 32768.0)).log10()).max(-100.0)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod setup;
 mod stop;
 mod test;
 mod up;
+mod weights;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -32,6 +33,7 @@ The chores of this project. Each sets up by itself what it needs and says what i
   cargo xtask services          start what tests need (Redis, PostgreSQL, TimescaleDB), print the variables that name
                                 it, stay up until Ctrl-C: for running `cargo test -p ...` by hand
   cargo xtask setup             fetch everything the tests and measurements need, ahead of time
+  cargo xtask weights           write the weights of the speech detector again, from what its authors publish
 
 What is fetched goes to .voiceforge/ in the repository, or to the folder that VOICEFORGE_CACHE names.
 As root on Debian missing system packages are installed; otherwise you are told the one command to run.
@@ -68,6 +70,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
         ["sanitize"] => sanitize::run(),
         ["services"] => services::run(),
         ["setup"] => setup::for_tests().map(|_| ExitCode::SUCCESS),
+        ["weights"] => weights::run(),
         _ => {
             bail!("`cargo xtask {}` is not a chore; `cargo xtask` alone explains all of them", args.join(" "))
         }

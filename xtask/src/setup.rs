@@ -14,6 +14,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 pub use clips::{Clip, samples_of, wav_of};
+pub use place::{check_sha256, temporary as within_temporary};
+pub use python::unpack_wheel;
 
 /// What `demo` needs.
 pub struct ForDemo {
