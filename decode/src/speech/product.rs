@@ -73,7 +73,8 @@ impl Linear {
             // SAFETY: the processor was asked whether it has AVX2 and FMA.
             #[cfg(target_arch = "x86_64")]
             Processor::Avx2 => unsafe { self.add_avx2(row, out) },
-            Processor::Any => self.add_any::<FUSED>(row, out),
+            // SAFETY: `Lane` needs nothing of the processor.
+            Processor::Any => unsafe { self.add_with::<Lane>(row, out) },
         }
     }
 
@@ -85,67 +86,78 @@ impl Linear {
             // SAFETY: the processor was asked whether it has AVX2 and FMA.
             #[cfg(target_arch = "x86_64")]
             Processor::Avx2 => unsafe { self.multiply_avx2::<RECTIFY>(rows, places, out) },
-            Processor::Any => self.multiply_any::<FUSED, RECTIFY>(rows, places, out),
+            // SAFETY: `Lane` needs nothing of the processor.
+            Processor::Any => unsafe { self.multiply_with::<Lane, RECTIFY>(rows, places, out) },
         }
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx2,fma")]
     fn add_avx512(&self, row: &[f32], out: &mut [f32]) {
-        self.add_any::<true>(row, out);
+        // SAFETY: this function is only called where there is AVX-512.
+        unsafe { self.add_with::<x86::Wide>(row, out) }
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
     fn add_avx2(&self, row: &[f32], out: &mut [f32]) {
-        self.add_any::<true>(row, out);
+        // SAFETY: this function is only called where there are AVX2 and FMA.
+        unsafe { self.add_with::<x86::Pair>(row, out) }
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx2,fma")]
     fn multiply_avx512<const RECTIFY: bool>(&self, rows: &[f32], places: &[Place], out: &mut [f32]) {
-        self.multiply_any::<true, RECTIFY>(rows, places, out);
+        // SAFETY: this function is only called where there is AVX-512.
+        unsafe { self.multiply_with::<x86::Wide, RECTIFY>(rows, places, out) }
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
     fn multiply_avx2<const RECTIFY: bool>(&self, rows: &[f32], places: &[Place], out: &mut [f32]) {
-        self.multiply_any::<true, RECTIFY>(rows, places, out);
+        // SAFETY: this function is only called where there are AVX2 and FMA.
+        unsafe { self.multiply_with::<x86::Pair, RECTIFY>(rows, places, out) }
     }
 
+    /// # Safety
+    /// The processor has what `V` needs.
     #[inline(always)]
-    fn multiply_any<const FUSE: bool, const RECTIFY: bool>(
+    unsafe fn multiply_with<V: Vector, const RECTIFY: bool>(
         &self,
         rows: &[f32],
         places: &[Place],
         out: &mut [f32],
     ) {
         // A panel stays in the first-level cache while all rows go by.
-        for (number, panel) in self.panels.chunks_exact(self.inputs).enumerate() {
-            let first = number * LANES;
-            let bias: Lane = std::array::from_fn(|lane| self.bias[first + lane]);
+        let panels = self.panels.chunks_exact(self.inputs).zip(self.bias.as_chunks().0);
+        for (number, (panel, bias)) in panels.enumerate() {
             for places in places.chunks(TILE) {
                 // The last tile repeats its last row.
                 let place = |at: usize| places[at.min(places.len() - 1)];
                 let tile: [&[f32]; TILE] = std::array::from_fn(|at| &rows[place(at).from..][..self.inputs]);
-                let mut sums = [bias; TILE];
+                // SAFETY: the caller vouches for the processor.
+                let mut sums = [unsafe { V::load(bias) }; TILE];
                 for (input, weights) in panel.iter().enumerate() {
-                    for (sums, row) in sums.iter_mut().zip(&tile) {
-                        accumulate::<FUSE>(sums, weights, row[input]);
+                    for (sum, row) in sums.iter_mut().zip(&tile) {
+                        // SAFETY: the caller vouches for the processor.
+                        *sum = unsafe { sum.plus(weights, row[input]) };
                     }
                 }
-                for (place, sums) in places.iter().zip(&sums) {
-                    let out = &mut out[place.to + first..][..LANES];
-                    for (out, sum) in out.iter_mut().zip(sums) {
-                        *out = if RECTIFY { sum.max(0.0) } else { *sum };
+                for (place, sum) in places.iter().zip(sums) {
+                    let out = &mut out[place.to + number * LANES..][..LANES];
+                    // SAFETY: the caller vouches for the processor.
+                    for (out, sum) in out.iter_mut().zip(unsafe { sum.lanes() }) {
+                        *out = if RECTIFY { sum.max(0.0) } else { sum };
                     }
                 }
             }
         }
     }
 
+    /// # Safety
+    /// The processor has what `V` needs.
     #[inline(always)]
-    fn add_any<const FUSE: bool>(&self, row: &[f32], out: &mut [f32]) {
+    unsafe fn add_with<V: Vector>(&self, row: &[f32], out: &mut [f32]) {
         let row = &row[..self.inputs];
         let out = &mut out[..self.outputs];
         let several = self.panels.chunks(self.inputs * TILE).zip(out.chunks_mut(LANES * TILE));
@@ -154,14 +166,19 @@ impl Linear {
             let last = panels.len() / self.inputs - 1;
             let tile: [&[Lane]; TILE] =
                 std::array::from_fn(|at| &panels[at.min(last) * self.inputs..][..self.inputs]);
-            let mut sums = [[0.0; LANES]; TILE];
+            // SAFETY: the caller vouches for the processor.
+            let mut sums = [unsafe { V::load(&[0.0; LANES]) }; TILE];
             for (input, x) in row.iter().enumerate() {
-                for (sums, panel) in sums.iter_mut().zip(&tile) {
-                    accumulate::<FUSE>(sums, &panel[input], *x);
+                for (sum, panel) in sums.iter_mut().zip(&tile) {
+                    // SAFETY: the caller vouches for the processor.
+                    *sum = unsafe { sum.plus(&panel[input], *x) };
                 }
             }
-            for (out, sum) in out.iter_mut().zip(sums.as_flattened()) {
-                *out += sum;
+            for (out, sum) in out.chunks_mut(LANES).zip(sums) {
+                // SAFETY: the caller vouches for the processor.
+                for (out, sum) in out.iter_mut().zip(unsafe { sum.lanes() }) {
+                    *out += sum;
+                }
             }
         }
     }
@@ -183,14 +200,103 @@ impl Processor {
     }
 }
 
-/// Whether every processor of this kind multiplies and adds in one instruction.
-const FUSED: bool = cfg!(target_arch = "aarch64");
+/// Sixteen numbers in registers.
+///
+/// # Safety
+/// Each function may only be called where the processor has the instructions of the type, and becomes them only where
+/// it is inlined into a function that enables them.
+trait Vector: Copy {
+    unsafe fn load(lanes: &Lane) -> Self;
+    /// `self + weights * x`, rounded once where the processor can.
+    unsafe fn plus(self, weights: &Lane, x: f32) -> Self;
+    unsafe fn lanes(self) -> Lane;
+}
 
-#[inline(always)]
-fn accumulate<const FUSE: bool>(sums: &mut Lane, weights: &Lane, x: f32) {
-    for (sum, weight) in sums.iter_mut().zip(weights) {
+impl Vector for Lane {
+    #[inline(always)]
+    unsafe fn load(lanes: &Lane) -> Lane {
+        *lanes
+    }
+
+    #[inline(always)]
+    unsafe fn plus(self, weights: &Lane, x: f32) -> Lane {
         // Without an instruction for it, `mul_add` is a slow function.
-        *sum = if FUSE { weight.mul_add(x, *sum) } else { weight * x + *sum };
+        const FUSED: bool = cfg!(target_arch = "aarch64");
+        std::array::from_fn(|at| {
+            if FUSED { weights[at].mul_add(x, self[at]) } else { weights[at] * x + self[at] }
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn lanes(self) -> Lane {
+        self
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{Lane, Vector};
+
+    /// A vector of AVX-512.
+    #[derive(Clone, Copy)]
+    pub struct Wide(__m512);
+
+    impl Vector for Wide {
+        #[inline(always)]
+        unsafe fn load(lanes: &Lane) -> Wide {
+            // SAFETY: the caller vouches for the processor; a lane holds what is read.
+            Wide(unsafe { _mm512_loadu_ps(lanes.as_ptr()) })
+        }
+
+        #[inline(always)]
+        unsafe fn plus(self, weights: &Lane, x: f32) -> Wide {
+            // SAFETY: the caller vouches for the processor; a lane holds what is read.
+            Wide(unsafe { _mm512_fmadd_ps(_mm512_loadu_ps(weights.as_ptr()), _mm512_set1_ps(x), self.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn lanes(self) -> Lane {
+            let mut lanes: Lane = [0.0; _];
+            // SAFETY: the caller vouches for the processor; a lane has room for what is written.
+            unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), self.0) };
+            lanes
+        }
+    }
+
+    /// Two vectors of AVX2.
+    #[derive(Clone, Copy)]
+    pub struct Pair(__m256, __m256);
+
+    impl Vector for Pair {
+        #[inline(always)]
+        unsafe fn load(lanes: &Lane) -> Pair {
+            let (first, second) = lanes.split_at(8);
+            // SAFETY: the caller vouches for the processor; each half holds what is read.
+            unsafe { Pair(_mm256_loadu_ps(first.as_ptr()), _mm256_loadu_ps(second.as_ptr())) }
+        }
+
+        #[inline(always)]
+        unsafe fn plus(self, weights: &Lane, x: f32) -> Pair {
+            // SAFETY: the caller vouches for the processor.
+            unsafe {
+                let (Pair(first, second), x) = (Pair::load(weights), _mm256_set1_ps(x));
+                Pair(_mm256_fmadd_ps(first, x, self.0), _mm256_fmadd_ps(second, x, self.1))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn lanes(self) -> Lane {
+            let mut lanes: Lane = [0.0; _];
+            let (first, second) = lanes.split_at_mut(8);
+            // SAFETY: the caller vouches for the processor; each half has room for what is written.
+            unsafe {
+                _mm256_storeu_ps(first.as_mut_ptr(), self.0);
+                _mm256_storeu_ps(second.as_mut_ptr(), self.1);
+            }
+            lanes
+        }
     }
 }
 
@@ -237,14 +343,27 @@ mod tests {
     }
 
     #[test]
-    fn vectors_and_plain_code_agree() {
-        let layer = Linear::pack(129, vec![0.25; 64], |output, input| ((output * 131 + input) as f32).sin());
+    fn every_kind_of_vector_agrees_with_plain_code() {
+        let mut layer =
+            Linear::pack(129, vec![0.25; 64], |output, input| ((output * 131 + input) as f32).sin());
         let rows: Vec<f32> = (0..400).map(|x| (x as f32 * 0.7).cos()).collect();
         let places: Vec<Place> = (0..5).map(|at| Place { from: at * 50, to: at * 64 }).collect();
-        let (mut vectors, mut plain) = (vec![0.0; 320], vec![0.0; 320]);
-        layer.apply(&rows, &places, &mut vectors);
-        layer.multiply_any::<false, false>(&rows, &places, &mut plain);
-        let furthest = vectors.iter().zip(&plain).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(furthest < 1e-4, "{furthest}");
+        let mut with = |processor| {
+            layer.processor = processor;
+            let mut out = vec![0.0; 5 * 64];
+            layer.apply(&rows, &places, &mut out);
+            layer.add(&rows, &mut out);
+            out
+        };
+        let plain = with(Processor::Any);
+        let check = |vectors: &[f32]| {
+            let furthest = vectors.iter().zip(&plain).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(furthest < 1e-4, "{furthest}");
+        };
+        check(&with(Processor::here()));
+        #[cfg(target_arch = "x86_64")]
+        if matches!(Processor::here(), Processor::Avx512) {
+            assert_eq!(with(Processor::Avx2), with(Processor::Avx512), "the same sums, to the last bit");
+        }
     }
 }
