@@ -167,7 +167,7 @@ mod tests {
         check(
             &[],
             expect![[
-                r#"{"model":{"name":"tiny.en","sha256":"sha of tiny.en"},"task":"transcribe","language":"en","temperatures":[0.0,0.2,0.4,0.6,0.8,1.0],"channels":"mix","cutter":1}"#
+                r#"{"model":{"name":"tiny.en","sha256":"sha of tiny.en"},"task":"transcribe","language":"en","temperatures":[0.0,0.2,0.4,0.6,0.8,1.0],"channels":"mix","cutter":2}"#
             ]],
         );
     }
@@ -185,7 +185,7 @@ mod tests {
                 ("beam_size", "5"),
             ],
             expect![[
-                r#"{"model":{"name":"base","sha256":"sha of base"},"task":"translate","language":"pt","prompt":"Ana, Zé","temperatures":[0.0,0.5],"channels":"each","cutter":1,"decoding":{"beam_size":5}}"#
+                r#"{"model":{"name":"base","sha256":"sha of base"},"task":"translate","language":"pt","prompt":"Ana, Zé","temperatures":[0.0,0.5],"channels":"each","cutter":2,"decoding":{"beam_size":5}}"#
             ]],
         );
     }

@@ -1,6 +1,7 @@
 //! Measurements, each by name.
 
 mod accuracy;
+mod detection;
 mod engines;
 mod figures;
 mod first_transcript;
@@ -19,6 +20,8 @@ use anyhow::{Result, bail};
 const HELP: &str = "\
 measurements:
   cargo xtask bench accuracy           word errors beside faster-whisper's, same weights, options and windows
+  cargo xtask bench detection [options]
+                                       misses, false alarms, words after cutting and speed of the speech detector
   cargo xtask bench engines [options]  this engine beside faster-whisper and whisper.cpp: speed, memory, word errors
   cargo xtask bench limits             this engine beside what the machine can do, part by part
   cargo xtask bench trim [options]     word errors with trimmed windows beside whole ones, for each model
@@ -42,6 +45,7 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         ["accuracy"] => accuracy::run(),
+        ["detection", options @ ..] => detection::run(options),
         ["engines", options @ ..] => engines::run(options),
         ["trim", options @ ..] => trim::run(options),
         ["projection", options @ ..] => read_side::projection(options),

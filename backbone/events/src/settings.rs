@@ -10,7 +10,7 @@ use crate::id::IdError;
 
 /// The rules that cut speech into segments, by number: whatever moves a cut raises it. Ingest freezes it in the
 /// settings, and decode refuses to cut by rules it does not have.
-pub const CUTTER_VERSION: u32 = 1;
+pub const CUTTER_VERSION: u32 = 2;
 
 /// Everything that decides the text of a transcript. A worker that holds another model hash refuses the work.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,14 +1,14 @@
 //! `voiceforge-figures`: measures a whole deployment. `cargo xtask bench` runs it and writes the pages.
 //!
-//! Usage: `voiceforge-figures latency|memory CLIPS [N]`, `voiceforge-figures reads [N]`. N: recordings of each kind,
-//! facts, rounds. The body of the page goes to standard output, progress to standard error.
+//! Usage: `voiceforge-figures latency|memory CLIPS [N]`, `voiceforge-figures reads [N]`,
+//! `voiceforge-figures detection MODELS SECONDS [--no-words] CLIPS...`. N: recordings of each kind, facts, rounds. The body of the page goes to standard output, progress to standard error.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use e2e::figures::{latency, memory, reads};
+use e2e::figures::{detection, latency, memory, reads};
 use service::shutdown::on_signal;
 
 fn main() -> ExitCode {
@@ -32,6 +32,19 @@ fn start() -> Result<String> {
         [number] => number.parse().with_context(|| format!("{number:?} is not a number")),
         _ => bail!("too many arguments"),
     };
+    // Starts nothing, so that a signal may simply end it.
+    if let ["detection", models, seconds, ref rest @ ..] = arguments[..] {
+        let (words, clips) = match rest {
+            ["--no-words", clips @ ..] => (false, clips),
+            clips => (true, clips),
+        };
+        return detection::run(&detection::Options {
+            clips: clips.iter().map(PathBuf::from).collect(),
+            models: PathBuf::from(models),
+            seconds: number(&[seconds], 0)? as usize,
+            words,
+        });
+    }
     let shutdown = on_signal(Duration::ZERO).context("take signals")?;
     let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
     runtime.block_on(async {
@@ -51,7 +64,7 @@ fn start() -> Result<String> {
                     let length = Duration::from_secs(30);
                     memory::run(&memory::Options { facts, length, clips: PathBuf::from(clips) }).await
                 }
-                _ => bail!("usage: voiceforge-figures latency|memory CLIPS [N], or reads [N]"),
+                _ => bail!("usage: voiceforge-figures latency|memory CLIPS [N], reads [N] or detection MODELS SECONDS CLIPS..."),
             }
         };
         tokio::select! {

@@ -29,19 +29,21 @@ fn measure(name: &str, title: &str, more: &[&str]) -> Result<ExitCode> {
     cargo::run(&["build", "--release", "--workspace", "--bins"])?;
     say::title(format_args!("measuring {name}"));
     let machine = machine::describe();
-    let body = run(&tools, name, more)?;
+    let clips = tools.clips.display().to_string();
+    let mut all = more.to_vec();
+    if name != "reads" {
+        all.insert(0, &clips);
+    }
+    let body = body(&tools, name, &all)?;
     let command = ["cargo xtask bench", name].into_iter().chain(more.iter().copied()).collect::<Vec<_>>();
     let text = format!("# {title}\n\nWritten by `{}`.\n\nMachine: {machine}.\n\n{body}", command.join(" "));
     page::write(&format!("{name}.md"), &text)
 }
 
 /// Runs the program that measures; returns the body of its page.
-fn run(tools: &ForTests, name: &str, more: &[&str]) -> Result<String> {
+pub fn body(tools: &ForTests, name: &str, more: &[&str]) -> Result<String> {
     let mut command = Command::new(cargo::programs().join("voiceforge-figures"));
     command.arg(name);
-    if name != "reads" {
-        command.arg(&tools.clips);
-    }
     // Ctrl-C reaches it as well, and it stops what it has started.
     command.args(more).env("VOICEFORGE_POSTGRES_BIN", &tools.postgres[0]).stdin(Stdio::null());
     let output = command.stderr(Stdio::inherit()).output().context("run voiceforge-figures")?;
