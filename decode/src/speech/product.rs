@@ -222,9 +222,11 @@ impl Vector for Lane {
     unsafe fn plus(self, weights: &Lane, x: f32) -> Lane {
         // Without an instruction for it, `mul_add` is a slow function.
         const FUSED: bool = cfg!(target_arch = "aarch64");
-        std::array::from_fn(|at| {
-            if FUSED { weights[at].mul_add(x, self[at]) } else { weights[at] * x + self[at] }
-        })
+        std::array::from_fn(
+            |at| {
+                if FUSED { weights[at].mul_add(x, self[at]) } else { weights[at] * x + self[at] }
+            },
+        )
     }
 
     #[inline(always)]

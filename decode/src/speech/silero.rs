@@ -91,14 +91,7 @@ impl Default for Silero {
             fourth: [0.0; _],
             gates: [0.0; _],
         });
-        Silero {
-            weights: &WEIGHTS,
-            fourier,
-            context: [0.0; _],
-            hidden: [0.0; _],
-            cell: [0.0; _],
-            scratch,
-        }
+        Silero { weights: &WEIGHTS, fourier, context: [0.0; _], hidden: [0.0; _], cell: [0.0; _], scratch }
     }
 }
 

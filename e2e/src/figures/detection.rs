@@ -74,7 +74,7 @@ fn about(track: &Track, at_hand: usize) -> String {
          20 dB below that is speech ({:.0} %); pauses, and places within recordings that are fainter than 30 dB below it for 0.2 s\n\
          and longer, are none ({:.0} %); of the rest nothing is known and nothing is counted. Neither are the 0.1 s beside\n\
          speech. Noise is sox's, mixed in over the whole length at the named distance from speech; music is chords of plucked\n\
-         strings with a bass and a melody, from sox. Faint speech is at -50 dB.\n\n",
+         strings with a bass and a melody, from sox.\n\n",
         track.onsets.len(),
         track.sound.len() as f64 / 16_000.0,
         track.text.split_whitespace().count(),

@@ -21,8 +21,7 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
     let (mut seconds, mut words) = ("240".to_owned(), true);
     let mut rest = arguments.iter();
     while let Some(option) = rest.next() {
-        let mut value =
-            || rest.next().copied().with_context(|| format!("{option} needs a value\n\n{HELP}"));
+        let mut value = || rest.next().copied().with_context(|| format!("{option} needs a value\n\n{HELP}"));
         match *option {
             "--clips" => folders.push(value()?.to_owned()),
             "--seconds" => seconds = value()?.to_owned(),

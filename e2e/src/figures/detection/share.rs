@@ -113,11 +113,8 @@ fn parts(bytes: &[u8]) -> Result<Vec<Part>> {
 fn transcribe(engine: &Engine, parts: &[Part]) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().context("start a runtime")?;
     for part in parts {
-        let options = Options {
-            language: Some("en".to_owned()),
-            speech: part.speech_ms.clone(),
-            ..Options::default()
-        };
+        let options =
+            Options { language: Some("en".to_owned()), speech: part.speech_ms.clone(), ..Options::default() };
         runtime
             .block_on(engine.transcribe(part.pcm.as_slice().into(), options, URGENT))
             .context("transcribe")?;

@@ -19,6 +19,7 @@ const SEED: u64 = 5;
 /// The level of speech, in decibels below full scale.
 const SPEECH_DB: f32 = -26.0;
 const FAINT_DB: f32 = -50.0;
+const FAINTEST_DB: f32 = -65.0;
 /// What is louder than this beside the level of speech is speech, what is fainter than that is none.
 const SPEECH_RANGE_DB: f32 = 20.0;
 const PAUSE_RANGE_DB: f32 = 30.0;
@@ -78,40 +79,44 @@ pub enum Noise {
     Music,
 }
 
-/// How a mixture is made: the noise and how many decibels fainter than speech it is, and whether speech is faint.
+/// How a mixture is made: the noise and how many decibels fainter than speech it is, and how loud speech is.
 #[derive(Clone, Copy, Debug)]
 pub struct Condition {
     noise: Option<(Noise, f32)>,
-    faint: bool,
+    speech_db: f32,
 }
 
 /// All mixtures.
 pub const CONDITIONS: &[Condition] = &[
-    Condition { noise: None, faint: false },
-    Condition { noise: None, faint: true },
-    Condition { noise: Some((Noise::Pink, 20.0)), faint: true },
-    Condition { noise: Some((Noise::White, 20.0)), faint: false },
-    Condition { noise: Some((Noise::White, 10.0)), faint: false },
-    Condition { noise: Some((Noise::White, 5.0)), faint: false },
-    Condition { noise: Some((Noise::White, 0.0)), faint: false },
-    Condition { noise: Some((Noise::Pink, 20.0)), faint: false },
-    Condition { noise: Some((Noise::Pink, 10.0)), faint: false },
-    Condition { noise: Some((Noise::Pink, 5.0)), faint: false },
-    Condition { noise: Some((Noise::Pink, 0.0)), faint: false },
-    Condition { noise: Some((Noise::Music, 20.0)), faint: false },
-    Condition { noise: Some((Noise::Music, 10.0)), faint: false },
-    Condition { noise: Some((Noise::Music, 5.0)), faint: false },
-    Condition { noise: Some((Noise::Music, 0.0)), faint: false },
+    Condition { noise: None, speech_db: SPEECH_DB },
+    Condition { noise: None, speech_db: FAINT_DB },
+    Condition { noise: None, speech_db: FAINTEST_DB },
+    Condition { noise: Some((Noise::Pink, 20.0)), speech_db: FAINT_DB },
+    Condition { noise: Some((Noise::White, 20.0)), speech_db: SPEECH_DB },
+    Condition { noise: Some((Noise::White, 10.0)), speech_db: SPEECH_DB },
+    Condition { noise: Some((Noise::White, 5.0)), speech_db: SPEECH_DB },
+    Condition { noise: Some((Noise::White, 0.0)), speech_db: SPEECH_DB },
+    Condition { noise: Some((Noise::Pink, 20.0)), speech_db: SPEECH_DB },
+    Condition { noise: Some((Noise::Pink, 10.0)), speech_db: SPEECH_DB },
+    Condition { noise: Some((Noise::Pink, 5.0)), speech_db: SPEECH_DB },
+    Condition { noise: Some((Noise::Pink, 0.0)), speech_db: SPEECH_DB },
+    Condition { noise: Some((Noise::Music, 20.0)), speech_db: SPEECH_DB },
+    Condition { noise: Some((Noise::Music, 10.0)), speech_db: SPEECH_DB },
+    Condition { noise: Some((Noise::Music, 5.0)), speech_db: SPEECH_DB },
+    Condition { noise: Some((Noise::Music, 0.0)), speech_db: SPEECH_DB },
 ];
 
 impl Condition {
     /// Its name on the page.
     pub fn name(&self) -> String {
-        let faint = if self.faint { "faint speech" } else { "speech" };
+        let speech = match self.speech_db {
+            SPEECH_DB => "speech".to_owned(),
+            level => format!("speech at {level} dB"),
+        };
         match self.noise {
-            None => format!("{faint}, no noise"),
+            None => format!("{speech}, no noise"),
             Some((noise, snr)) => {
-                format!("{faint}, {} {snr} dB below", format!("{noise:?}").to_lowercase())
+                format!("{speech}, {} {snr} dB below", format!("{noise:?}").to_lowercase())
             }
         }
     }
@@ -141,8 +146,7 @@ pub fn read_clips(folders: &[PathBuf]) -> Result<Vec<Clip>> {
 /// Lays recordings one after another while they fit, the shorter ones first, with pauses between.
 pub fn lay_out(clips: &[Clip], seconds: usize) -> Result<Track> {
     let mut chance = StdRng::seed_from_u64(SEED);
-    let mut track =
-        Track { sound: Vec::new(), labels: Vec::new(), onsets: Vec::new(), text: String::new() };
+    let mut track = Track { sound: Vec::new(), labels: Vec::new(), onsets: Vec::new(), text: String::new() };
     pause(&mut track, &mut chance);
     let mut by_length: Vec<&Clip> = clips.iter().collect();
     by_length.sort_by_key(|clip| clip.sound.len());
@@ -172,7 +176,7 @@ pub fn lay_out(clips: &[Clip], seconds: usize) -> Result<Track> {
 
 /// Mixes a track with noise.
 pub fn mix(track: &Track, condition: &Condition) -> Result<Vec<i16>> {
-    let gain = if condition.faint { amplitude(FAINT_DB - SPEECH_DB) } else { 1.0 };
+    let gain = amplitude(condition.speech_db - SPEECH_DB);
     let mut mixed: Vec<f32> = track.sound.iter().map(|sample| sample * gain).collect();
     if let Some((noise, below)) = condition.noise {
         let noise = noise.make(mixed.len())?;
@@ -276,9 +280,9 @@ fn sox_makes(effects: &[&str]) -> Result<Vec<f32>> {
 
 /// Sound of so many channels, of which the effects make one.
 fn sox_makes_of(channels: usize, effects: &[&str]) -> Result<Vec<f32>> {
-    // -R: the same noise every time.
+    // -R: the same noise every time. Strings are plucked at this rate only; what comes out is at 16 kHz.
     let mut command = Command::new("sox");
-    sox(command.args(["-R", "-D", "-r", "16000", "-c", &channels.to_string(), "-n"]), channels, effects)
+    sox(command.args(["-R", "-D", "-r", "48000", "-c", &channels.to_string(), "-n"]), channels, effects)
 }
 
 fn sox(command: &mut Command, channels: usize, effects: &[&str]) -> Result<Vec<f32>> {
@@ -313,10 +317,7 @@ mod tests {
         assert!((level - SPEECH_DB).abs() < 0.1, "{level}");
         let told: Vec<_> = labels(&sound).chunk_by(|a, b| a == b).map(|run| (run[0], run.len())).collect();
         use Label::{Pause, Speech, Unsure};
-        assert_eq!(
-            told,
-            [(Pause, 10), (Speech, 20), (Unsure, 3), (Speech, 20), (Unsure, 5), (Pause, 30)]
-        );
+        assert_eq!(told, [(Pause, 10), (Speech, 20), (Unsure, 3), (Speech, 20), (Unsure, 5), (Pause, 30)]);
     }
 
     #[test]
