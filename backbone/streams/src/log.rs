@@ -62,6 +62,17 @@ impl Error {
     }
 }
 
+/// How the writing anew of the server's append-only file stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppendOnlyFile {
+    /// Names this start of the server: a restart forgets what was asked of it.
+    pub server: String,
+    /// Whether it is being written anew, or is about to be.
+    pub is_rewriting: bool,
+    /// Whether the last time ended well; also where there was none.
+    pub is_good: bool,
+}
+
 /// One entry of a stream as it was delivered.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
@@ -478,8 +489,12 @@ pub trait Log: Send + Sync + 'static {
     /// Removes the dead letters of a drop; returns how many there were.
     async fn erase_drop(&self, drop_id: &str) -> Result<u64, Error>;
 
-    /// Asks the server to write its append-only file anew, so that what was removed leaves the disk.
+    /// Asks the server to write its append-only file anew, so that what was removed leaves the disk. The server does so
+    /// in the background: [`file`](Log::file) tells when it is done.
     async fn rewrite_file(&self) -> Result<(), Error>;
+
+    /// Tells how the writing anew of the server's append-only file stands.
+    async fn file(&self) -> Result<AppendOnlyFile, Error>;
 
     /// Returns the speech of a segment as `round` cut it: 16 kHz mono PCM, i16 little endian.
     async fn speech(&self, shard: Shard, segment: &SegmentId, round: u32) -> Result<Option<Bytes>, Error>;

@@ -410,6 +410,10 @@ impl Log for RedisLog {
         self.run::<Value>("rewrite the append-only file", &redis::cmd("BGREWRITEAOF")).await.map(drop)
     }
 
+    async fn file(&self) -> Result<AppendOnlyFile, Error> {
+        RedisLog::file(self).await
+    }
+
     async fn speech(&self, shard: Shard, segment: &SegmentId, round: u32) -> Result<Option<Bytes>, Error> {
         RedisLog::speech(self, shard, segment, round).await
     }

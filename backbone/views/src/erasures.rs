@@ -9,9 +9,10 @@ use events::{Deletion, RecordingId, Shard};
 use jiff::Timestamp;
 use serde_json::Value;
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
 use uuid::Uuid;
 
+use crate::compressed;
 use crate::database::Views;
 use crate::error::Error;
 use crate::schema::Schema;
@@ -92,11 +93,12 @@ impl Views {
         // A task of its own: a transaction must not be dropped half way.
         let task = tokio::spawn(async move {
             let mut transaction = pool.begin().await?;
+            compressed::lift_limit(&mut transaction).await?;
             // In the order in which the fold locks: rows, archive, checkpoint.
             for schema in schemas(&mut transaction).await? {
                 erase_contents(&mut transaction, &schema, &deletion).await?;
             }
-            let removed = erase_archive(&mut transaction, deletion.recording).await?;
+            let removed = erase_archive(&mut transaction, &deletion, shard).await?;
             let places = seqs.iter().filter_map(|&seq| Some((i32::from(shard.0), i64::try_from(seq).ok()?)));
             let places: Vec<(i32, i64)> = removed.iter().copied().chain(places).collect();
             declare_erased(&mut transaction, &places).await?;
@@ -119,24 +121,26 @@ impl Views {
         Ok(())
     }
 
-    /// Says whether something was erased at least `age` ago, and Redis not asked since to write its file anew.
+    /// Returns the time that is `age` ago if something was erased before it of which the file of Redis may still tell.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn has_stale_file(&self, age: Duration) -> Result<bool, Error> {
-        let sql = "SELECT EXISTS (SELECT FROM control.erasures WHERE rewritten_at IS NULL \
-                   AND completed_at <= now() - make_interval(secs => $1))";
-        Ok(sqlx::query_scalar(sql).bind(age.as_secs_f64()).fetch_one(&self.pool).await?)
+    pub async fn stale_file(&self, age: Duration) -> Result<Option<Timestamp>, Error> {
+        let sql = "SELECT before FROM (SELECT now() - make_interval(secs => $1) AS before) AS t \
+                   WHERE EXISTS (SELECT FROM control.erasures WHERE rewritten_at IS NULL AND completed_at <= before)";
+        let before: Option<At> =
+            sqlx::query_scalar(sql).bind(age.as_secs_f64()).fetch_optional(&self.pool).await?;
+        Ok(before.map(|before| before.0))
     }
 
-    /// Notes that Redis was asked to write its file anew.
+    /// Notes that the file of Redis tells of nothing any more that was erased up to `before`.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn note_rewritten_file(&self) -> Result<(), Error> {
+    pub async fn note_rewritten_file(&self, before: Timestamp) -> Result<(), Error> {
         let sql = "UPDATE control.erasures SET rewritten_at = now() \
-                   WHERE rewritten_at IS NULL AND completed_at IS NOT NULL";
-        sqlx::query(sql).execute(&self.pool).await?;
+                   WHERE rewritten_at IS NULL AND completed_at <= $1";
+        sqlx::query(sql).bind(At::new(before)).execute(&self.pool).await?;
         Ok(())
     }
 }
@@ -162,11 +166,23 @@ fn erasure(row: &PgRow) -> Result<Erasure, Error> {
 /// Deletes the archived facts; returns their places.
 async fn erase_archive(
     connection: &mut PgConnection,
-    recording: RecordingId,
+    deletion: &Deletion,
+    shard: Shard,
 ) -> Result<Vec<(i32, i64)>, Error> {
-    let sql =
-        "DELETE FROM log.events WHERE recording = $1 AND type <> 'RecordingDeleted' RETURNING shard, seq";
-    let rows = sqlx::query(sql).bind(recording.as_uuid()).fetch_all(connection).await?;
+    // The shard and the time say which compressed slices have nothing of it, unread. Not RETURNING: from a slice that is
+    // compressed in part only, TimescaleDB then fails with `attempted to delete invisible tuple`. Nothing is archived of
+    // a deleted recording, so both statements see the same.
+    let these = "FROM log.events WHERE occurred_at >= $1 AND shard = $2 AND recording = $3 AND type <> 'RecordingDeleted'";
+    let sql = [format!("SELECT shard, seq {these}"), format!("DELETE {these}")];
+    let [select, delete] = sql.map(|sql| {
+        sqlx::query(AssertSqlSafe(sql))
+            .persistent(false)
+            .bind(compressed::earliest(deletion.submitted_at))
+            .bind(i32::from(shard.0))
+            .bind(deletion.recording.as_uuid())
+    });
+    let rows = select.fetch_all(&mut *connection).await?;
+    delete.execute(connection).await?;
     rows.iter().map(|row| Ok((row.try_get("shard")?, row.try_get("seq")?))).collect()
 }
 

@@ -21,6 +21,7 @@
 
 pub mod apply;
 pub mod archive;
+mod compressed;
 mod copy;
 pub mod database;
 pub mod entry;

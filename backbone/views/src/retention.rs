@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use events::{Deletion, RecordingId, Tenant};
 use jiff::Timestamp;
-use sqlx::Row;
+use sqlx::{PgConnection, Row};
 use transcript::Status;
 use uuid::Uuid;
 
+use crate::compressed;
 use crate::database::Views;
 use crate::error::Error;
 use crate::time::At;
@@ -253,29 +254,26 @@ impl Views {
         read.collect()
     }
 
-    /// Removes up to `limit` archived events that are older at `now` than events are kept, by the time when their
-    /// recording was submitted; returns how many went. What the read side shows stays, but cannot be built anew.
+    /// Removes about `limit` archived events that are older at `now` than events are kept, by the time when their
+    /// recording was submitted; returns how many went. What the read side shows stays, and a rebuild takes it over: whose
+    /// events went, and from before which time, is noted.
     ///
     /// # Errors
     /// What the database says.
     pub async fn expire_events(&self, now: Timestamp, limit: u32) -> Result<u64, Error> {
-        let mut removed = 0;
-        for cut in self.cuts(Kept::Events, now).await? {
-            let done = sqlx::query(
-                "DELETE FROM log.events WHERE (occurred_at, event_id) IN ( \
-                 SELECT occurred_at, event_id FROM log.events \
-                 WHERE occurred_at < $1 AND submitted_at < $1 AND ($2::text[] IS NULL OR tenant = ANY($2)) \
-                 AND tenant <> ALL($3) ORDER BY occurred_at LIMIT $4)",
-            )
-            .bind(At::new(cut.before))
-            .bind(&cut.tenants)
-            .bind(&cut.except)
-            .bind(i64::from(limit))
-            .execute(&self.pool)
-            .await?;
-            removed += done.rows_affected();
-        }
-        Ok(removed)
+        let cuts = self.cuts(Kept::Events, now).await?;
+        let pool = self.pool.clone();
+        // A task of its own: a transaction must not be dropped half way.
+        let task = tokio::spawn(async move {
+            let mut removed = 0;
+            for cut in &cuts {
+                let mut transaction = pool.begin().await?;
+                removed += expire(&mut transaction, cut, limit).await?;
+                transaction.commit().await?;
+            }
+            Ok(removed)
+        });
+        task.await.map_err(|error| Error::Task(error.to_string()))?
     }
 
     /// Forgets which events were seen up to `through` in a shard's log: those the log does not hold any more, and so
@@ -312,6 +310,45 @@ impl Views {
 
 /// Rows of the inbox forgotten in one statement: a second's work, so that it holds nobody up.
 const INBOX_PAGE: i64 = 50_000;
+
+/// Removes the oldest events before a cut.
+async fn expire(connection: &mut PgConnection, cut: &Cut, limit: u32) -> Result<u64, Error> {
+    compressed::lift_limit(&mut *connection).await?;
+    // First their times: between two times that are known, the other compressed slices are not touched.
+    let sql = "SELECT min(occurred_at) AS first, max(occurred_at) AS last, array_agg(DISTINCT tenant) AS tenants FROM ( \
+               SELECT occurred_at, tenant FROM log.events \
+               WHERE occurred_at < $1 AND submitted_at < $1 AND ($2::text[] IS NULL OR tenant = ANY($2)) \
+               AND tenant <> ALL($3) ORDER BY occurred_at FETCH FIRST $4 ROWS WITH TIES) AS page";
+    let row = sqlx::query(sql)
+        .bind(At::new(cut.before))
+        .bind(&cut.tenants)
+        .bind(&cut.except)
+        .bind(i64::from(limit))
+        .fetch_one(&mut *connection)
+        .await?;
+    let times = row.try_get::<Option<At>, _>("first")?.zip(row.try_get::<Option<At>, _>("last")?);
+    let Some((first, last)) = times else { return Ok(0) };
+    let sql = "DELETE FROM log.events WHERE occurred_at BETWEEN $4 AND $5 AND submitted_at < $1 \
+               AND ($2::text[] IS NULL OR tenant = ANY($2)) AND tenant <> ALL($3)";
+    let done = sqlx::query(sql)
+        .persistent(false)
+        .bind(At::new(cut.before))
+        .bind(&cut.tenants)
+        .bind(&cut.except)
+        .bind(first)
+        .bind(last)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query(
+        "INSERT INTO control.expired_events (tenant, before) SELECT tenant, $2 FROM unnest($1::text[]) AS tenant \
+         ON CONFLICT (tenant) DO UPDATE SET before = greatest(expired_events.before, excluded.before)",
+    )
+    .bind(row.try_get::<Vec<String>, _>("tenants")?)
+    .bind(At::new(cut.before))
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
 
 fn cuts(rules: &[Rule], what: Kept, now: Timestamp) -> Vec<Cut> {
     let before = |time: Duration| {

@@ -4,9 +4,10 @@
 //! what is removed stays removed. Every step may be repeated; whoever dies in the middle leaves the erasure open, and the
 //! next round does all of it again.
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use events::{Deletion, Manifest};
 use futures::TryStreamExt;
+use jiff::Timestamp;
 use serde_json::json;
 use service::store::{AudioStore, Key};
 use std::time::Duration;
@@ -25,30 +26,58 @@ pub struct Eraser {
     store: AudioStore,
     /// How long what was erased may stay in the append-only file of Redis; `None`: as long as Redis likes.
     rewrite_after: Option<Duration>,
+    /// The writing anew that was asked for.
+    rewrite: Option<Rewrite>,
+}
+
+/// A writing anew of the append-only file.
+#[derive(Debug)]
+struct Rewrite {
+    /// The start of the server that does it.
+    server: String,
+    /// What was erased up to this time will not be in the file.
+    before: Timestamp,
 }
 
 impl Eraser {
     /// Makes an eraser.
     pub fn new(log: SharedLog, views: Views, store: AudioStore, rewrite_after: Option<Duration>) -> Eraser {
-        Eraser { log, views, store, rewrite_after }
+        Eraser { log, views, store, rewrite_after, rewrite: None }
     }
 
     /// Carries out the deletions that can be, and sees to it that the others can be in a later round.
     ///
     /// # Errors
-    /// When Redis, the database or the store does not answer; the next round goes on.
-    pub async fn erase(&self) -> anyhow::Result<()> {
+    /// When Redis, the database or the store does not answer, or one recording cannot be erased: the others are all the
+    /// same, and the next round goes on.
+    pub async fn erase(&mut self) -> anyhow::Result<()> {
+        let mut failures = Vec::new();
         for erasure in self.views.open_erasures(PAGE).await.context("ask what is to be erased")? {
-            let Erasure { deletion, is_folded, .. } = erasure;
-            self.mark(&deletion).await?;
-            if is_folded {
-                let recording = deletion.recording;
-                self.erase_one(&deletion).await.with_context(|| format!("erase recording {recording}"))?;
+            let recording = erasure.deletion.recording;
+            if let Err(error) = self.carry_out(&erasure).await {
+                let error = error.context(format!("erase recording {recording}"));
+                if error.downcast_ref::<streams::Error>().is_some_and(streams::Error::is_transient) {
+                    // It would not answer for the others either.
+                    return Err(error);
+                }
+                tracing::warn!(error = format!("{error:#}"), "cannot erase a recording");
+                failures.push(error);
+                // The others go all the same, unless the database is away.
+                self.views.count_open_erasures().await.context("ask how much is to be erased")?;
             }
         }
         let open = self.views.count_open_erasures().await.context("count what is to be erased")?;
         metrics::erasures_open(open);
-        self.rewrite_file().await
+        self.rewrite_file().await?;
+        failures.pop().map_or(Ok(()), Err)
+    }
+
+    async fn carry_out(&self, erasure: &Erasure) -> anyhow::Result<()> {
+        self.mark(&erasure.deletion).await?;
+        if erasure.is_folded {
+            self.erase_one(&erasure.deletion).await?;
+        }
+        Ok(())
     }
 
     /// Marks the recording in its shard. That was done when it was deleted; a Redis that lost it is told again.
@@ -115,18 +144,44 @@ impl Eraser {
         Ok(removed)
     }
 
-    /// Has Redis write its append-only file anew once something that was erased stands in it for too long.
-    async fn rewrite_file(&self) -> anyhow::Result<()> {
+    /// Has Redis write its append-only file anew once something that was erased stands in it for too long. Only what was
+    /// erased that long ago counts as gone from it: later bytes may lie beside facts that are not trimmed yet, and be
+    /// written again with them.
+    async fn rewrite_file(&mut self) -> anyhow::Result<()> {
         let Some(after) = self.rewrite_after else { return Ok(()) };
-        if !self.views.has_stale_file(after).await.context("ask how old the append-only file is")? {
+        if self.rewrite.is_none() && self.stale_file(after).await?.is_none() {
             return Ok(());
         }
+        let file = self.log.file().await.context("ask how the append-only file is written anew")?;
+        if file.is_rewriting {
+            // This one, or one that began before something was erased: the next round sees.
+            return Ok(());
+        }
+        if let Some(Rewrite { server, before }) = self.rewrite.take() {
+            // A server that was started anew has the old file.
+            if file.server == server {
+                ensure!(
+                    file.is_good,
+                    "Redis could not write its append-only file anew, so what was erased is still in it: see its log; \
+                     mostly the disk is full. It is asked again"
+                );
+                self.views
+                    .note_rewritten_file(before)
+                    .await
+                    .context("note that the append-only file is new")?;
+                tracing::info!(%before, "the append-only file of Redis is new: what was erased has left the disk");
+            }
+        }
+        let Some(before) = self.stale_file(after).await? else { return Ok(()) };
         self.log.rewrite_file().await.context(
             "have Redis rewrite its append-only file (where it may not be asked, set VOICEFORGE_REWRITE_AFTER=never)",
         )?;
-        self.views.note_rewritten_file().await.context("note that the append-only file is new")?;
-        tracing::info!("asked Redis to write its append-only file anew: what was erased leaves the disk");
+        self.rewrite = Some(Rewrite { server: file.server, before });
         Ok(())
+    }
+
+    async fn stale_file(&self, after: Duration) -> anyhow::Result<Option<Timestamp>> {
+        self.views.stale_file(after).await.context("ask how old the append-only file is")
     }
 }
 

@@ -6,7 +6,7 @@ use redis::Value;
 use super::{RedisLog, check, reply};
 use crate::failpoint;
 use crate::keys::Source;
-use crate::log::{Backlog, Entry, Error, Health, Trimmed};
+use crate::log::{AppendOnlyFile, Backlog, Entry, Error, Health, Trimmed};
 
 /// Facts that one call of `trim.lua` removes at most: a call must not hold the server up.
 const TRIM_PAGE: u64 = 500;
@@ -59,6 +59,16 @@ impl RedisLog {
             |name: &str| check::info_field(&info, name).and_then(|v| v.parse::<f64>().ok()).unwrap_or(0.0);
         let (used, limit) = (number("used_memory"), number("maxmemory"));
         Ok(Health { memory_share: if limit > 0.0 { used / limit } else { 0.0 } })
+    }
+
+    pub(super) async fn file(&self) -> Result<AppendOnlyFile, Error> {
+        let info: String = self.run("ask for the append-only file", &redis::cmd("INFO")).await?;
+        let is = |name: &str, value: &str| check::info_field(&info, name) == Some(value);
+        Ok(AppendOnlyFile {
+            server: check::info_field(&info, "run_id").unwrap_or_default().to_owned(),
+            is_rewriting: is("aof_rewrite_in_progress", "1") || is("aof_rewrite_scheduled", "1"),
+            is_good: is("aof_last_bgrewrite_status", "ok"),
+        })
     }
 
     pub(super) async fn trim(&self, shard: Shard, archived: u64) -> Result<Trimmed, Error> {

@@ -243,3 +243,19 @@ async fn facts_are_read_by_seq(bench: Bench) {
     assert_eq!(read(14, 3).await, [15, 17, 18], "over a gap");
     assert_eq!(read(15, 1).await, [17]);
 }
+
+#[tokio::test]
+async fn a_file_that_is_written_anew_tells_when_it_is_done() {
+    let Some(mut bench) = Bench::durable_redis().await else { return };
+    let before = bench.log.file().await.unwrap();
+    assert!(!before.is_rewriting && before.is_good && !before.server.is_empty(), "{before:?}");
+    bench.log.rewrite_file().await.unwrap();
+    let mut after = bench.log.file().await.unwrap();
+    while after.is_rewriting {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        after = bench.log.file().await.unwrap();
+    }
+    assert_eq!(after, before, "it ended well");
+    bench.server.as_mut().unwrap().kill_and_restart();
+    assert_ne!(bench.log.file().await.unwrap().server, before.server, "another start of the server");
+}

@@ -7,7 +7,7 @@ use events::*;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use transcript::Status;
 use views::verify::{Recordings, TABLES};
-use views::{Entry, Policies, Search, Switched, Views};
+use views::{Entry, Keep, Kept, Policies, Rule, Search, Switched, Views};
 
 use crate::apply::same_as_fold;
 use crate::given::*;
@@ -33,6 +33,7 @@ fn timescale() {
         adds_up_usage(&db, &mut connection).await;
         builds_another_version(&db, &mut connection).await;
         keeps_policies(&db, &mut connection).await;
+        erases_and_expires_in_compressed_slices(&db, &mut connection).await;
         clean(&mut connection).await;
         connection.close().await.unwrap();
     });
@@ -58,6 +59,8 @@ async fn run_job(connection: &mut PgConnection, job: i64) {
 
 async fn clean(connection: &mut PgConnection) {
     run(connection, "SET search_path TO public").await;
+    // Where a run before failed.
+    run(connection, "RESET timescaledb.max_tuples_decompressed_per_dml_transaction").await;
     run(connection, "DROP SCHEMA IF EXISTS read CASCADE; DROP SCHEMA IF EXISTS read_v1 CASCADE; DROP SCHEMA IF EXISTS read_v2 CASCADE; DROP SCHEMA IF EXISTS log CASCADE; DROP SCHEMA IF EXISTS control CASCADE").await;
 }
 
@@ -215,4 +218,46 @@ async fn keeps_policies(db: &Database, connection: &mut PgConnection) {
     let count = "SELECT count(*) FROM timescaledb_information.jobs \
                  WHERE proc_name = 'policy_retention' AND hypertable_schema = 'read_v2'";
     assert_eq!(number(connection, count).await, 0);
+}
+
+async fn erases_and_expires_in_compressed_slices(db: &Database, connection: &mut PgConnection) {
+    run(
+        connection,
+        "SELECT public.compress_chunk(c, if_not_compressed => true) FROM public.show_chunks('log.events') AS c",
+    )
+    .await;
+    // Every slice has more than this. The server has one session for all, so it holds in the pool too.
+    run(connection, "SET timescaledb.max_tuples_decompressed_per_dml_transaction = 1").await;
+    let refused = sqlx::raw_sql("DELETE FROM log.events WHERE type = 'SegmentTranscribed'");
+    let error = refused.execute(&mut *connection).await.unwrap_err().to_string();
+    assert!(error.contains("tuple decompression limit exceeded"), "{error}");
+
+    let left = "SELECT count(*) FROM log.events";
+    let mut events = number(connection, left).await;
+    // The second one finds the slice taken apart in part.
+    for (n, removed) in [(0, 5), (2, 4)] {
+        let envelope = Log::new(0).envelope(n, 0, 0, RecordingDeleted { by: "api".into(), drop_id: None });
+        let deletion = Deletion {
+            recording: envelope.recording,
+            tenant: envelope.tenant,
+            submitted_at: envelope.submitted_at,
+            drop_id: None,
+            by: "api".into(),
+        };
+        assert_eq!(db.views.erase_rows(&deletion, Shard(0), &[]).await.unwrap(), removed);
+        events -= removed as i64;
+        assert_eq!(number(connection, left).await, events);
+    }
+
+    let rule = Rule { tenant: None, what: Kept::Events, keep: Keep::For(Duration::from_secs(86_400)) };
+    db.views.set_retention(&rule).await.unwrap();
+    let tenants = number(connection, "SELECT count(DISTINCT tenant) FROM log.events").await;
+    let now = at(200_000_000);
+    let mut pages = 0;
+    while db.views.expire_events(now, 3).await.unwrap() > 0 {
+        pages += 1;
+    }
+    assert!(pages > 1, "{pages}");
+    assert_eq!(number(connection, left).await, 0);
+    assert_eq!(number(connection, "SELECT count(*) FROM control.expired_events").await, tenants);
 }
