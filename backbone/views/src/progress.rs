@@ -82,6 +82,21 @@ impl Views {
         Ok(archived)
     }
 
+    /// Returns how many places of each shard's log had two events: the log was rolled back after the first was read.
+    /// Shards without any are left out.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn count_conflicts(&self) -> Result<HashMap<Shard, u64>, Error> {
+        let sql = "SELECT shard, count(*) AS places FROM control.conflicts GROUP BY shard";
+        let mut places = HashMap::new();
+        for row in sqlx::query(sql).fetch_all(&self.pool).await? {
+            let shard = u16::try_from(row.try_get::<i32, _>("shard")?).unwrap_or_default();
+            places.insert(Shard(shard), unsigned(row.try_get("places")?));
+        }
+        Ok(places)
+    }
+
     /// Notes that seqs `first..=last` of a shard's log are lost, and why, so that nothing waits for them.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 //! Nothing can bring them back, so they are told, once and loudly, and noted as a gap: whoever waits for the archive to
 //! be without holes goes on. Sequence numbers alone tell of them; clocks and stream ids do not matter.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use anyhow::Context;
 use events::Shard;
@@ -17,6 +17,11 @@ use crate::metrics;
 #[derive(Default)]
 pub struct Gaps {
     suspected: HashMap<Shard, (u64, u64)>,
+    /// Logs that gave numbers again when they were last looked at: each time that begins is told once.
+    back: HashSet<Shard>,
+    /// Places that had two events when this was last looked at. More of them tell of a log that gave numbers again and has
+    /// caught up between two looks.
+    conflicts: HashMap<Shard, u64>,
 }
 
 /// What a look at one log found.
@@ -26,7 +31,7 @@ enum Finding {
     Fine,
     /// Facts `first..=last` are neither in the archive nor in the log.
     Lost { first: u64, last: u64 },
-    /// The log gives numbers again that the archive has.
+    /// The log gives, or gave since the last look, numbers again that the archive has.
     WentBack,
 }
 
@@ -36,18 +41,22 @@ impl Gaps {
     /// # Errors
     /// When the database or Redis does not answer.
     pub async fn look(&mut self, log: &SharedLog, views: &Views) -> anyhow::Result<()> {
+        let conflicts = views.count_conflicts().await.context("count the places with two facts")?;
         for shard in (0..log.shards()).map(Shard) {
             let archived = views.archived_through(shard).await.context("read how far the archive reaches")?;
             let next = log.facts(shard, archived, 1).await.context("read the log")?;
             let next = next.first().and_then(|fact| fact.text("seq")?.parse().ok());
             let last = log.last_seq(shard).await.context("read the log's last number")?;
-            match self.judge(shard, archived, next, last) {
+            let conflicts = conflicts.get(&shard).copied().unwrap_or_default();
+            match self.judge(shard, archived, next, last, conflicts) {
                 Finding::Fine => {}
                 Finding::Lost { first, last } => {
                     tracing::error!(
                         %shard, first, last,
                         "facts are gone from the log that were never archived: somebody removed them from Redis, or \
-                         the database is older than the log. They are lost, and noted as a gap"
+                         the database is older than the log. They are lost, and noted in control.gaps. Transcriptions \
+                         that miss their end are begun again by themselves; hand in again what came through Redis in \
+                         that time and is not in `voiceforge list`. Let nobody but the keeper trim these streams"
                     );
                     let reason = "gone from the log before they were archived";
                     views.declare_gap(shard, first, last, reason).await.context("note a gap")?;
@@ -57,7 +66,10 @@ impl Gaps {
                     metrics::went_back();
                     tracing::error!(
                         %shard, archived, last,
-                        "the log gives numbers again that are archived: Redis lost writes that it had acknowledged"
+                        "the log gives numbers again that are archived: Redis lost writes that it had acknowledged. \
+                         Drops that came through the API are handed in again; hand those in again yourself that came \
+                         through Redis in that time. See that Redis keeps what it acknowledges: appendfsync always, and \
+                         min-replicas-to-write where it has replicas"
                     );
                 }
             }
@@ -65,13 +77,23 @@ impl Gaps {
         Ok(())
     }
 
-    /// Judges one log by the seq that the archive reaches, that of the first fact above it, and the last one given.
-    /// A fact may be in a projector's hands though it is gone from the log, so it takes two looks to call it lost.
-    fn judge(&mut self, shard: Shard, archived: u64, next: Option<u64>, last: u64) -> Finding {
+    /// Judges one log by the seq that the archive reaches, that of the first fact above it, the last one given, and how
+    /// many places had two events. A fact may be in a projector's hands though it is gone from the log, so it takes two
+    /// looks to call it lost.
+    fn judge(
+        &mut self,
+        shard: Shard,
+        archived: u64,
+        next: Option<u64>,
+        last: u64,
+        conflicts: u64,
+    ) -> Finding {
         let before = self.suspected.remove(&shard);
-        if last < archived {
-            return Finding::WentBack;
+        let conflicted = self.conflicts.insert(shard, conflicts).is_some_and(|before| before < conflicts);
+        if last < archived || conflicted {
+            return if self.back.insert(shard) { Finding::WentBack } else { Finding::Fine };
         }
+        self.back.remove(&shard);
         let until = next.map_or(last, |next| next - 1);
         if until <= archived {
             return Finding::Fine;
@@ -94,7 +116,7 @@ mod tests {
     #[test]
     fn what_is_missing_twice_is_lost() {
         let mut gaps = Gaps::default();
-        let mut look = |archived, next, last| gaps.judge(Shard(3), archived, next, last);
+        let mut look = |archived, next, last| gaps.judge(Shard(3), archived, next, last, 0);
         assert_eq!(look(0, None, 0), Finding::Fine, "nothing was ever told");
         assert_eq!(look(0, Some(1), 9), Finding::Fine, "it waits to be read");
         assert_eq!(look(5, Some(8), 9), Finding::Fine, "6 and 7 may be in somebody's hands");
@@ -109,9 +131,29 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_starts_again_is_told_of() {
+    fn a_log_that_goes_back_is_told_of_once_each_time() {
         let mut gaps = Gaps::default();
-        assert_eq!(gaps.judge(Shard(0), 100, None, 4), Finding::WentBack);
-        assert_eq!(gaps.judge(Shard(0), 100, None, 100), Finding::Fine);
+        let mut look = |archived, last, conflicts| gaps.judge(Shard(0), archived, None, last, conflicts);
+        assert_eq!(look(100, 4, 7), Finding::WentBack);
+        assert_eq!(look(100, 30, 7), Finding::Fine, "it is known");
+        assert_eq!(look(100, 90, 8), Finding::Fine, "these are the places that it gives again");
+        assert_eq!(look(100, 101, 9), Finding::Fine, "it catches up");
+        assert_eq!(look(101, 101, 9), Finding::Fine);
+        assert_eq!(look(101, 12, 9), Finding::WentBack, "another time");
+        assert_eq!(look(101, 101, 9), Finding::Fine);
+    }
+
+    #[test]
+    fn a_log_that_went_back_and_caught_up_between_two_looks_is_told_of() {
+        let mut gaps = Gaps::default();
+        let mut look = |shard, conflicts| gaps.judge(Shard(shard), 100, None, 100, conflicts);
+        assert_eq!(look(0, 3), Finding::Fine, "from before this keeper looked");
+        assert_eq!(look(0, 3), Finding::Fine);
+        assert_eq!(look(0, 4), Finding::WentBack);
+        assert_eq!(look(0, 5), Finding::Fine, "the same time");
+        assert_eq!(look(1, 0), Finding::Fine);
+        assert_eq!(look(1, 1), Finding::WentBack, "each log for itself");
+        assert_eq!(look(0, 5), Finding::Fine);
+        assert_eq!(look(0, 6), Finding::WentBack, "another time");
     }
 }

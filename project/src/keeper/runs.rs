@@ -4,8 +4,9 @@
 //! A run goes on where it was, whenever its keeper died: the row that reserves a generation comes before the request,
 //! the request has an identity of its own, and the cursor moves last. Whatever is repeated changes nothing.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use events::{
@@ -31,7 +32,8 @@ pub struct Options {
     pub every: Duration,
     /// How much undone audio the replay lane may hold before nothing more is requested.
     pub ahead: Duration,
-    /// How long a request may be without an end before it is made sure that it is still there.
+    /// How long a request may be without an end before it is made sure that it is still there, and a run under way
+    /// without a worker that has its model before it fails.
     pub missing_after: Duration,
 }
 
@@ -42,6 +44,8 @@ pub struct Runs {
     store: AudioStore,
     options: Options,
     name: String,
+    /// Runs whose model no worker has, and since when that is seen.
+    without_model: Mutex<HashMap<Uuid, Instant>>,
 }
 
 /// The chore's lease: a keeper that was killed is followed by another after this time.
@@ -53,7 +57,7 @@ const TURN: u32 = 16;
 impl Runs {
     /// Makes what does the runs; `name` is the holder of its lease.
     pub fn new(log: SharedLog, views: Views, store: AudioStore, options: Options, name: String) -> Runs {
-        Runs { log, views, store, options, name }
+        Runs { log, views, store, options, name, without_model: Mutex::default() }
     }
 
     /// Does the runs until `shutdown`.
@@ -146,12 +150,9 @@ impl Runs {
             return Ok(0);
         }
         if let Some(name) = run.wishes.model.as_ref().filter(|name| !models.contains_key(*name)) {
-            let known: Vec<&str> = models.keys().map(String::as_str).collect();
-            let message = format!("no worker has announced the model {name}; there are {}", known.join(", "));
-            let cause = Cause::new("unknown_model", message);
-            self.views.end_run(run.id, RunState::Failed, Some(&cause)).await.context("end a run")?;
-            return Ok(1);
+            return self.miss_model(run, name, models).await;
         }
+        self.lock_without_model().remove(&run.id);
         if run.state == RunState::Queued {
             self.views.note_running(run.id).await.context("begin a run")?;
         }
@@ -186,6 +187,31 @@ impl Runs {
             done += 1;
         }
         Ok(done)
+    }
+
+    /// Ends a run whose model no worker has. After Redis lost its data the workers announce theirs one after the other, so
+    /// a run that has requested something waits first: the model was there, and what it requested may be under way.
+    async fn miss_model(
+        &self,
+        run: &Run,
+        name: &str,
+        models: &BTreeMap<String, ModelNote>,
+    ) -> anyhow::Result<u64> {
+        let since = *self.lock_without_model().entry(run.id).or_insert_with(Instant::now);
+        if run.state == RunState::Running && since.elapsed() < self.options.missing_after {
+            return Ok(0);
+        }
+        let known: Vec<&str> = models.keys().map(String::as_str).collect();
+        let message = format!("no worker has announced the model {name}; there are {}", known.join(", "));
+        let cause = Cause::new("unknown_model", message);
+        self.views.end_run(run.id, RunState::Failed, Some(&cause)).await.context("end a run")?;
+        self.lock_without_model().remove(&run.id);
+        Ok(1)
+    }
+
+    fn lock_without_model(&self) -> MutexGuard<'_, HashMap<Uuid, Instant>> {
+        // Every write is one insert or one removal: a panic elsewhere leaves nothing half done.
+        self.without_model.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Deals with one recording: skips it, or requests its next generation.

@@ -163,6 +163,53 @@ fn a_model_that_nobody_has_fails_the_run_with_the_reason() {
     });
 }
 
+/// After Redis lost its data, workers announce their models one after the other.
+#[test]
+fn a_run_under_way_waits_for_its_model_to_be_announced_again() {
+    with_world(|mut world| async move {
+        world.admit(0, 1, "en").await;
+        let run = world.start(base(), Activation::Auto).await;
+        all_turns(&world.keeper()).await;
+        assert_eq!((world.state(&run).await, world.requested()), (RunState::Running, vec![(0, 1)]));
+
+        let announced = world.log.models().await.unwrap();
+        world.log = streams::memory::MemoryLog::new(world.log.shards());
+        world.log.announce_model(&announced["tiny.en"]).await.unwrap();
+        let options =
+            |missing_after| Options { every: Duration::ZERO, ahead: Duration::from_secs(600), missing_after };
+        let keeper = world.keeper_with(options(Duration::from_secs(120)));
+        all_turns(&keeper).await;
+        assert_eq!(world.state(&run).await, RunState::Running, "the other worker is not there yet");
+
+        world.log.announce_model(&announced["base"]).await.unwrap();
+        all_turns(&world.keeper_with(options(Duration::ZERO))).await;
+        assert_eq!(world.requested(), [(0, 1)], "what was lost is requested again");
+        world.transcribe(0, 1, 1, "en", &["the quick brown fox", "and good bye"]).await;
+        all_turns(&world.keeper()).await;
+        assert_eq!(world.state(&run).await, RunState::Done);
+    });
+}
+
+#[test]
+fn a_run_under_way_whose_model_stays_away_fails() {
+    with_world(|mut world| async move {
+        world.admit(0, 1, "en").await;
+        let run = world.start(base(), Activation::Auto).await;
+        all_turns(&world.keeper()).await;
+        let announced = world.log.models().await.unwrap();
+        world.log = streams::memory::MemoryLog::new(world.log.shards());
+        world.log.announce_model(&announced["tiny.en"]).await.unwrap();
+        let missing_after = Duration::from_millis(50);
+        let options = Options { every: Duration::ZERO, ahead: Duration::from_secs(600), missing_after };
+        let keeper = world.keeper_with(options);
+        all_turns(&keeper).await;
+        assert_eq!(world.state(&run).await, RunState::Running);
+        tokio::time::sleep(missing_after).await;
+        all_turns(&keeper).await;
+        assert_eq!(world.run(&run).await.reason.unwrap().code, "unknown_model");
+    });
+}
+
 #[test]
 fn a_cancelled_run_requests_no_more_and_cancels_what_it_requested() {
     with_world(|mut world| async move {
