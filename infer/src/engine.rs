@@ -143,6 +143,8 @@ pub struct Output {
     pub language: String,
     /// How sure the model is of it; 1 where it was given.
     pub language_probability: f32,
+    /// The likeliest languages with their probabilities, likeliest first; none where it was given.
+    pub languages: Vec<(&'static str, f32)>,
     /// Timed texts in order; none when the segment is silent.
     pub spans: Vec<Span>,
     /// The share of [`Options::speech`] that has text; 1 where there is none.

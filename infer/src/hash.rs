@@ -47,6 +47,7 @@ pub fn transcribe(pcm: &[i16]) -> Output {
     Output {
         language: "en".to_owned(),
         language_probability: 1.0,
+        languages: Vec::new(),
         spans: vec![span],
         coverage: 1.0,
         gaps: Vec::new(),

@@ -17,7 +17,9 @@ use crate::engine::Setup;
 use crate::library::Library;
 use crate::scheduler::{self, Urgency};
 use crate::tokens::language_code;
-use crate::{Engine, Error, ModelInfo, Options, Output, Task, Thresholds, Word, hash, metrics, models, trim};
+use crate::{
+    Engine, Error, ModelInfo, Options, Output, Task, Thresholds, Word, hash, languages, metrics, models, trim,
+};
 
 /// The infer stage.
 pub struct Infer {
@@ -42,6 +44,8 @@ enum Problem {
     Later(Cause),
     /// Nobody can.
     Never(Cause),
+    /// It is not sure of its language; others of the recording may be.
+    Unsure,
 }
 
 impl Infer {
@@ -111,6 +115,10 @@ impl Infer {
         };
         let event = match self.transcribe(&delivery, &cut).await {
             Ok(transcribed) => transcribed.into(),
+            Err(Problem::Unsure) => {
+                delivery.put_off(UNSURE_DELAY).await;
+                return;
+            }
             Err(Problem::Later(cause)) => {
                 metrics::failed(&cause.code, delivery.is_last_attempt());
                 delivery.retry(cause).await;
@@ -176,8 +184,8 @@ impl Infer {
         let started = Instant::now();
         let mut output = run(&engine, &pcm, &options, urgency).await?;
         if guess && options.language.is_none() && !output.spans.is_empty() {
-            let settled = self.log.settle_language(envelope.shard, recording, generation, &output.language);
-            let settled = settled.await.map_err(redis)?;
+            let settled = self.settle(envelope, cut, &output).await.map_err(redis)?;
+            let settled = settled.ok_or(Problem::Unsure)?;
             if settled != output.language {
                 options.language = Some(settled);
                 output = run(&engine, &pcm, &options, urgency).await?;
@@ -190,6 +198,26 @@ impl Infer {
         metrics::transcribed(&wanted.name, cut.end_ms - cut.start_ms, took, hottest);
         tracing::debug!(infer_ms, spans = output.spans.len(), "transcribed");
         Ok(result(cut, output, infer_ms))
+    }
+
+    /// Settles the language of a recording by what all its segments have heard so far. `None`: this one is not sure, nor
+    /// are the others, and it can wait; once, so that a recording whose segments are all unsure goes on.
+    async fn settle(
+        &self,
+        envelope: &Envelope,
+        cut: &SegmentCut,
+        output: &Output,
+    ) -> Result<Option<String>, streams::Error> {
+        let Envelope { shard, recording, generation, round, .. } = *envelope;
+        let by = format!("{}.{}.{round}", cut.channel, cut.index);
+        let own = serde_json::to_string(&output.languages).expect("codes and numbers have a JSON form");
+        let heard = self.log.hear_language(shard, recording, generation, &by, &own).await?;
+        let Some(language) = agree(&heard, cut.lane, &output.language) else {
+            metrics::unsure();
+            tracing::info!(heard = output.language, "not sure of the language yet");
+            return Ok(None);
+        };
+        self.log.settle_language(shard, recording, generation, &language).await.map(Some)
     }
 }
 
@@ -244,6 +272,8 @@ async fn unload_idle(library: Arc<Library>, idle: Duration) {
     }
 }
 
+/// How long a segment that is not sure of its language waits for others of its recording.
+const UNSURE_DELAY: Duration = Duration::from_secs(2);
 const UNLOAD_EVERY: Duration = Duration::from_secs(60);
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(10);
 
@@ -265,6 +295,15 @@ async fn run(
         Err(Error::Device(error)) => Err(Problem::Later(Cause::new("device", error.to_string()))),
         Err(error) => Err(Problem::Never(Cause::new("invalid_settings", error.to_string()))),
     }
+}
+
+/// The language that a recording's segments heard together. `None` where they are not sure, and the one that asks has not
+/// waited yet and nobody waits for it. `own` is what that one heard.
+fn agree(heard: &streams::Heard, lane: Lane, own: &str) -> Option<String> {
+    let told: Vec<languages::Heard> =
+        heard.all.values().filter_map(|told| serde_json::from_str(told).ok()).collect();
+    let (language, probability) = languages::together(told.iter()).unwrap_or_else(|| (own.to_owned(), 1.0));
+    (probability >= languages::SURE || heard.again || lane == Lane::Rt).then_some(language)
 }
 
 /// The order in which segments of a lane join.

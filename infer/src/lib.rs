@@ -6,7 +6,7 @@
 //! invented, [`trim`] says whose padding may be left out. Readings ask a [`scheduler`], which puts what all of
 //! them ask for into one step of a [`backend`]: the network (weights from [`model`]) on some device, with [`features`]
 //! before it and [`sampling`] behind it. [`models`] finds model folders by name, [`library`] keeps those loaded that are used; [`hash`] stands in for a model where
-//! tests are not about it. Only [`infer`] knows streams and events.
+//! tests are not about it. [`languages`] tells which language several segments heard. Only [`infer`] knows streams and events.
 
 pub mod backend;
 pub mod config;
@@ -17,6 +17,7 @@ pub mod features;
 pub mod hallucination;
 pub mod hash;
 pub mod infer;
+pub mod languages;
 pub mod library;
 mod math;
 pub mod metrics;

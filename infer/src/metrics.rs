@@ -23,6 +23,11 @@ pub fn trimmed(kept: usize, reread: usize) {
     counter!("infer_trimmed_windows_total", "outcome" => "reread").increment(reread as u64);
 }
 
+/// A segment was put off because it was not sure of its language.
+pub fn unsure() {
+    counter!("infer_unsure_languages_total").increment(1);
+}
+
 /// An attempt at a segment failed, the last one where the segment `is_over`.
 pub fn failed(code: &str, is_over: bool) {
     if is_over {

@@ -15,7 +15,7 @@ use crate::scheduler::{Desk, SlotLease};
 use crate::search::{self, Beams, Candidate, Prompt};
 use crate::spans::{self, Piece, Span};
 use crate::tokens::Tokens;
-use crate::{hallucination, trim, words};
+use crate::{hallucination, languages, trim, words};
 
 /// Windows that one segment may take. Ordinary speech takes one or two; the bound stops a model that
 /// moves on by a fraction of a second each time.
@@ -53,7 +53,7 @@ impl Voice {
         language: Option<&'static str>,
     ) -> Result<Output, DeviceError> {
         let context = self.context(options);
-        let (probability, last_speech_ms, trimmed, reread) = (1.0, 0, 0, 0);
+        let (languages, last_speech_ms, trimmed, reread) = (Vec::new(), 0, 0, 0);
         let segment = Segment {
             voice: self,
             desk,
@@ -61,7 +61,7 @@ impl Voice {
             pcm,
             options,
             language,
-            probability,
+            languages,
             context,
             last_speech_ms,
             trimmed,
@@ -89,8 +89,8 @@ struct Segment<'a> {
     pcm: &'a Arc<[i16]>,
     options: &'a Options,
     language: Option<&'static str>,
-    /// How sure the model is of the language.
-    probability: f32,
+    /// See [`Output::languages`].
+    languages: Vec<(&'static str, f32)>,
     /// Tokens that the next window has as context.
     context: Vec<u32>,
     /// Where the last word so far ended.
@@ -139,7 +139,8 @@ impl Segment<'_> {
         Ok(Output {
             // Nothing was heard of a segment shorter than a frame.
             language: self.language.unwrap_or("en").to_owned(),
-            language_probability: self.probability,
+            language_probability: self.languages.first().map_or(1.0, |(_, probability)| *probability),
+            languages: self.languages,
             spans,
             coverage,
             gaps,
@@ -272,11 +273,12 @@ impl Segment<'_> {
         rows[0].among(self.slot, tokens.special.start, &among);
         let answer = rows[0].answer().await?;
         let codes = tokens.languages.iter().map(|(code, _)| *code);
-        let likeliest = codes.zip(&answer.tokens).max_by(|a, b| a.1.1.total_cmp(&b.1.1));
-        let (code, probability) =
-            likeliest.map_or(("en", 1.0), |(code, (_, probability))| (code, *probability));
-        self.probability = probability;
-        Ok(code)
+        let mut languages: Vec<(&'static str, f32)> =
+            codes.zip(&answer.tokens).map(|(code, (_, probability))| (code, *probability)).collect();
+        languages.sort_by(|a, b| b.1.total_cmp(&a.1));
+        languages.truncate(languages::TOLD);
+        self.languages = languages;
+        Ok(self.languages.first().map_or("en", |(code, _)| code))
     }
 
     /// Goes through the temperatures until a result is good enough. `None` where only part of the window was encoded and

@@ -183,6 +183,11 @@ pub fn language(shard: Shard, recording: RecordingId, generation: u32) -> String
     format!("vf:{{{shard}}}:language:{recording}:{generation}")
 }
 
+/// What segments of a recording heard that were not sure of its language, kept as long as the language.
+pub fn heard(shard: Shard, recording: RecordingId, generation: u32) -> String {
+    format!("vf:{{{shard}}}:heard:{recording}:{generation}")
+}
+
 /// What became of a drop, readable for a week.
 pub fn drop_outcome(drop_id: &str) -> String {
     format!("vf:drop:{drop_id}")

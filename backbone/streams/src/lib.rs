@@ -30,7 +30,7 @@ pub use dead::{Dead, DeadLetter, DeadPlace};
 pub use keys::{Queue, Source};
 pub use log::{
     Admission, Admit, AppendOnlyFile, Backlog, Claimed, Commit, DropOutcome, Emit, Emitted, Entry, Error,
-    Health, Log, Message, ModelNote, Outcome, Reader, SharedLog, Trimmed,
+    Health, Heard, Log, Message, ModelNote, Outcome, Reader, SharedLog, Trimmed,
 };
 pub use stage::{Delivery, Ended, Options, Outputs, Stage};
 pub use survey::{ConsumerState, GroupState, LogState, QueueState, QueueTotal, Survey, Worker};

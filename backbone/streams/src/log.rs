@@ -271,6 +271,15 @@ pub enum Admission {
     },
 }
 
+/// What the segments of a transcription heard of its language.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// Whether this segment told before.
+    pub again: bool,
+    /// What each segment told first, by the segment, this one included.
+    pub all: BTreeMap<String, String>,
+}
+
 /// What became of a drop, for those who know only its drop id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropOutcome {
@@ -507,6 +516,17 @@ pub trait Log: Send + Sync + 'static {
         generation: u32,
         language: &str,
     ) -> Result<String, Error>;
+
+    /// Keeps what one segment of a transcription heard of its language, in the words of whoever infers; what it said first
+    /// counts. Tells what all have heard.
+    async fn hear_language(
+        &self,
+        shard: Shard,
+        recording: RecordingId,
+        generation: u32,
+        segment: &str,
+        heard: &str,
+    ) -> Result<Heard, Error>;
 
     /// Returns the settled language, if there is one.
     async fn language(

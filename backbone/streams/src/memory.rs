@@ -35,6 +35,8 @@ pub struct MemoryLog {
 struct State {
     streams: HashMap<String, Stream>,
     strings: HashMap<String, Bytes>,
+    /// What segments heard of their language, by key and segment.
+    heard: HashMap<String, BTreeMap<String, String>>,
     counters: HashMap<String, (u64, u64)>,
     /// Entries ever done, by the key of their queue.
     done: HashMap<String, u64>,
@@ -513,6 +515,21 @@ impl Log for MemoryLog {
         let key = keys::language(shard, recording, generation);
         let settled = state.strings.entry(key).or_insert_with(|| Bytes::from(language.to_owned()));
         Ok(String::from_utf8_lossy(settled).into_owned())
+    }
+
+    async fn hear_language(
+        &self,
+        shard: Shard,
+        recording: RecordingId,
+        generation: u32,
+        segment: &str,
+        heard: &str,
+    ) -> Result<Heard, Error> {
+        let mut state = self.lock();
+        let all = state.heard.entry(keys::heard(shard, recording, generation)).or_default();
+        let again = all.contains_key(segment);
+        all.entry(segment.to_owned()).or_insert_with(|| heard.to_owned());
+        Ok(Heard { again, all: all.clone() })
     }
 
     async fn language(

@@ -428,6 +428,17 @@ impl Log for RedisLog {
         RedisLog::settle_language(self, shard, recording, generation, language).await
     }
 
+    async fn hear_language(
+        &self,
+        shard: Shard,
+        recording: RecordingId,
+        generation: u32,
+        segment: &str,
+        heard: &str,
+    ) -> Result<Heard, Error> {
+        RedisLog::hear_language(self, shard, recording, generation, segment, heard).await
+    }
+
     async fn language(
         &self,
         shard: Shard,

@@ -46,6 +46,7 @@ fn output(spans: Vec<Span>) -> Output {
     Output {
         language: "de".into(),
         language_probability: 1.0,
+        languages: Vec::new(),
         spans,
         coverage: 1.0,
         gaps: Vec::new(),
@@ -142,6 +143,23 @@ fn every_option_reaches_the_engine() {
     assert_eq!(first, expected);
     let later = options(&cut(1, decoding));
     assert_eq!(later, Options { prefix: None, ..first }, "only the first segment begins with the prefix");
+}
+
+#[test]
+fn segments_agree_on_a_language() {
+    let agree = |again, lane, told: &[(&str, &str)], own| {
+        let all = told.iter().map(|(by, told)| ((*by).to_owned(), (*told).to_owned())).collect();
+        agree(&streams::Heard { again, all }, lane, own)
+    };
+    let (unsure, sure) = (r#"[["nn",0.3],["en",0.2]]"#, r#"[["en",0.9],["de",0.05]]"#);
+    let batch = Lane::Batch;
+    assert_eq!(agree(false, batch, &[("0.0.0", sure)], "en").as_deref(), Some("en"));
+    assert_eq!(agree(false, batch, &[("0.0.0", unsure)], "nn"), None, "it waits for others");
+    assert_eq!(agree(false, batch, &[("0.0.0", unsure), ("0.1.0", sure)], "en").as_deref(), Some("en"));
+    assert_eq!(agree(true, batch, &[("0.0.0", unsure)], "nn").as_deref(), Some("nn"), "it waited once");
+    assert_eq!(agree(false, Lane::Rt, &[("0.0.0", unsure)], "nn").as_deref(), Some("nn"), "somebody waits");
+    assert_eq!(agree(false, batch, &[("0.0.0", "[]")], "en").as_deref(), Some("en"), "nothing was told");
+    assert_eq!(agree(false, batch, &[("0.0.0", "?"), ("0.1.0", sure)], "en").as_deref(), Some("en"));
 }
 
 #[test]

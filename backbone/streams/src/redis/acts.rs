@@ -92,10 +92,10 @@ impl RedisLog {
         if erased.dead > 0 {
             self.compact_dead(DeadPlace::Shard(shard)).await?;
         }
-        let languages: Vec<String> = (0..generations.min(GENERATIONS * 16))
-            .map(|generation| keys::language(shard, recording, generation))
+        let notes: Vec<String> = (0..generations.min(GENERATIONS * 16))
+            .flat_map(|generation| [keys::language, keys::heard].map(|key| key(shard, recording, generation)))
             .collect();
-        self.run::<u64>("erase a recording", redis::cmd("UNLINK").arg(&languages)).await?;
+        self.run::<u64>("erase a recording", redis::cmd("UNLINK").arg(&notes)).await?;
         let mut command = redis::cmd("LRANGE");
         command.arg(keys::erased(shard, recording)).arg(0).arg(-1);
         erased.seqs = self.run("read what was erased", &command).await?;

@@ -11,7 +11,7 @@ use super::RedisLog;
 use super::reply::unexpected;
 use crate::failpoint;
 use crate::keys;
-use crate::log::{DropOutcome, Error, ModelNote};
+use crate::log::{DropOutcome, Error, Heard, ModelNote};
 
 impl RedisLog {
     pub(super) async fn cursor(&self, key: &str) -> Result<String, Error> {
@@ -57,6 +57,22 @@ impl RedisLog {
         invocation.key(keys::language(shard, recording, generation));
         invocation.arg(language).arg(self.config.keep.as_secs());
         self.script("settle the language", &invocation).await
+    }
+
+    pub(super) async fn hear_language(
+        &self,
+        shard: Shard,
+        recording: RecordingId,
+        generation: u32,
+        segment: &str,
+        heard: &str,
+    ) -> Result<Heard, Error> {
+        let mut invocation = self.scripts.hear.prepare_invoke();
+        invocation.key(keys::heard(shard, recording, generation));
+        invocation.arg(segment).arg(heard).arg(self.config.keep.as_secs());
+        let (again, all): (bool, BTreeMap<String, String>) =
+            self.script("keep what was heard of the language", &invocation).await?;
+        Ok(Heard { again, all })
     }
 
     pub(super) async fn language(

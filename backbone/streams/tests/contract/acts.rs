@@ -148,6 +148,7 @@ async fn traces(bench: &Bench, number: u32) -> Envelope {
     }
     bench.log.take(GROUP, "b", SEGMENTS, 2).await.unwrap();
     bench.log.settle_language(SHARD, work.recording, 0, "de").await.unwrap();
+    bench.log.hear_language(SHARD, work.recording, 0, "0.0", "de").await.unwrap();
     bench.add(DECODE, &cut(&work, 90), 10, 1).await;
     let entry = bench.take("a", 1).await.remove(0);
     let mut dead = commit_of(&entry, &[fact(&work, 9)]);
@@ -174,6 +175,8 @@ async fn an_erased_recording_is_gone_from_every_stream(bench: Bench) {
     }
     assert_eq!(bench.log.cursor(&keys::cursor(SHARD, work.recording, 0, 0)).await.unwrap(), "");
     assert_eq!(bench.log.language(SHARD, work.recording, 0).await.unwrap(), None);
+    let heard = bench.log.hear_language(SHARD, work.recording, 0, "0.0", "en").await.unwrap();
+    assert!(!heard.again, "what was heard is forgotten");
 }
 
 async fn an_erasure_may_be_repeated(bench: Bench) {

@@ -8,6 +8,7 @@ use super::fixture::*;
 
 on_both_logs!(
     the_first_to_settle_a_language_wins,
+    what_segments_heard_is_told_to_all,
     models_are_known_by_name,
     a_chore_has_one_holder_at_a_time,
     a_fork_sees_the_same_log,
@@ -25,6 +26,20 @@ async fn the_first_to_settle_a_language_wins(bench: Bench) {
         "its own generation"
     );
     assert_eq!(bench.log.language(SHARD, recording, 0).await.unwrap().as_deref(), Some("de"));
+}
+
+async fn what_segments_heard_is_told_to_all(bench: Bench) {
+    let hear = async |generation, segment: &str, heard: &str| {
+        let told = bench.log.hear_language(SHARD, recording(1), generation, segment, heard).await.unwrap();
+        (
+            told.again,
+            told.all.into_iter().map(|(by, heard)| format!("{by}={heard}")).collect::<Vec<_>>().join(" "),
+        )
+    };
+    assert_eq!(hear(0, "0.1", "de").await, (false, "0.1=de".to_owned()));
+    assert_eq!(hear(0, "0.0", "nl").await, (false, "0.0=nl 0.1=de".to_owned()));
+    assert_eq!(hear(0, "0.1", "en").await, (true, "0.0=nl 0.1=de".to_owned()), "what it said first counts");
+    assert_eq!(hear(1, "0.1", "fr").await, (false, "0.1=fr".to_owned()), "its own generation");
 }
 
 async fn models_are_known_by_name(bench: Bench) {

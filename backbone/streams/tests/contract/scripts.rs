@@ -417,6 +417,7 @@ mod server_state {
             languages: vec!["en".to_owned()],
         };
         log.announce_model(&note).await.unwrap();
+        assert!(!log.hear_language(SHARD, recording(1), 0, "0.0", "de").await.unwrap().again);
         assert_eq!(log.settle_language(SHARD, recording(1), 0, "de").await.unwrap(), "de");
         assert!(log.fork().await.is_ok());
         assert!(log.health().await.unwrap().memory_share > 1.0);
@@ -545,6 +546,7 @@ async fn all_keys_of_a_call_share_a_slot() {
     log.leave(GROUP, "a", &[decode]).await.unwrap();
     let mut reader = log.reader(GROUP, "a").await.unwrap();
     reader.read(&[decode, segments], 1, SHORT).await.unwrap();
+    log.hear_language(shard, work.recording, 0, "0.0", "de").await.unwrap();
     log.settle_language(shard, work.recording, 0, "de").await.unwrap();
 
     // Drops live in a slot of their own.
