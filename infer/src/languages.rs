@@ -4,8 +4,9 @@
 pub const SURE: f32 = 0.5;
 /// Languages that a segment tells of, the likeliest.
 pub const TOLD: usize = 8;
-/// Probability of a language that a segment did not tell of.
-const UNTOLD: f64 = 0.001;
+/// Languages that share what those told of leave of a segment's probability, and the least that is left for them.
+const UNTOLD: f64 = 90.0;
+const LEFT_MIN: f64 = 0.001;
 
 /// Languages and how likely they are to one segment.
 pub type Heard = Vec<(String, f32)>;
@@ -16,15 +17,16 @@ pub fn together<'a>(heard: impl Iterator<Item = &'a Heard> + Clone) -> Option<(S
     let mut codes: Vec<&str> = heard.clone().flatten().map(|(code, _)| code.as_str()).collect();
     codes.sort_unstable();
     codes.dedup();
+    let untold = |heard: &Heard| {
+        let told: f64 = heard.iter().map(|(_, probability)| f64::from(*probability)).sum();
+        (1.0 - told).max(LEFT_MIN) / UNTOLD
+    };
     let told = |heard: &Heard, code: &str| {
         let told = heard.iter().find(|(known, _)| known == code);
-        told.map_or(UNTOLD, |(_, probability)| f64::from(*probability).max(UNTOLD)).ln()
+        told.map_or(0.0, |(_, probability)| f64::from(*probability)).max(untold(heard)).ln()
     };
-    // A language that nobody told of stands for all that are left.
     let product = |code: &str| heard.clone().map(|heard| told(heard, code)).sum::<f64>();
-    let left =
-        |heard: &Heard| 1.0 - heard.iter().map(|(_, probability)| f64::from(*probability)).sum::<f64>();
-    let others: f64 = heard.clone().map(|heard| left(heard).max(UNTOLD).ln()).sum();
+    let others = heard.clone().map(|heard| untold(heard).ln()).sum::<f64>() + UNTOLD.ln();
     let products: Vec<f64> = codes.iter().map(|code| product(code)).collect();
     let best = (0..codes.len()).reduce(|best, i| if products[i] > products[best] { i } else { best })?;
     let all: f64 = products.iter().chain([&others]).map(|product| (product - products[best]).exp()).sum();
@@ -57,10 +59,10 @@ mod tests {
     #[test]
     fn segments_add_up() {
         // Two that are unsure of the same are surer together.
-        check(&[&[("nl", 0.4), ("de", 0.2)], &[("nl", 0.4), ("af", 0.2)]], "nl", 0.45, 0.6);
+        check(&[&[("nl", 0.4), ("de", 0.2)], &[("nl", 0.4), ("af", 0.2)]], "nl", 0.9, 1.0);
         // A sure one outweighs one that was not.
         check(&[&[("nn", 0.3), ("en", 0.2)], &[("en", 0.95), ("de", 0.02)]], "en", 0.95, 1.0);
-        check(&[&[("nn", 0.3), ("ja", 0.2)], &[("en", 0.95), ("de", 0.02)]], "en", 0.4, 1.0);
+        check(&[&[("nn", 0.3), ("ja", 0.2)], &[("en", 0.95), ("de", 0.02)]], "en", 0.9, 1.0);
         // Equal ones do not depend on the order.
         check(&[&[("de", 0.4), ("nl", 0.4)]], "de", 0.39, 0.41);
         check(&[&[("nl", 0.4), ("de", 0.4)]], "de", 0.39, 0.41);
