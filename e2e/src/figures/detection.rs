@@ -55,11 +55,13 @@ pub fn run(options: &Options) -> Result<String> {
         .collect();
     page += &rates_of_all(&track, &heard);
     page += &thresholds(&track, &heard);
+    // What a model reads takes its time: half as much is read.
+    let track = sound::lay_out(&clips, options.seconds / 2)?;
     if options.words {
-        page += &words(options, &track, &mixtures, &heard)?;
+        page += &words(options, &track)?;
     }
     page += &speed(&mixtures[0]);
-    page += &share::measure(&options.models, &mixtures[0])?;
+    page += &share::measure(&options.models, &sound::mix(&track, &CONDITIONS[0])?)?;
     Ok(page)
 }
 
@@ -132,32 +134,29 @@ fn thresholds(track: &Track, heard: &[Vec<Vec<Frame>>]) -> String {
 }
 
 /// Word errors after cutting where each detector says, and where the labels say.
-fn words(
-    options: &Options,
-    track: &Track,
-    mixtures: &[Vec<i16>],
-    heard: &[Vec<Vec<Frame>>],
-) -> Result<String> {
+fn words(options: &Options, track: &Track) -> Result<String> {
     let engine = Engine::load(&options.models.join("tiny.en"), Setup::default()).context("load tiny.en")?;
     let count = track.text.split_whitespace().count();
+    let rivals: Vec<Rival> = Rival::ALL.iter().copied().filter(|rival| rival.is_candidate()).collect();
     let mut page = format!(
-        "## Words\n\nWord errors of tiny.en (int8, temperature 0) on the segments, in % of {count} words; case and punctuation do not\n\
-         count. *By labels*: cut where speech is known to be, so that what is left is the model's.\n\n| sound | by labels |"
+        "## Words\n\nWord errors of tiny.en (int8, temperature 0) on the segments of {:.0} s, in % of {count} words; case and punctuation do\n\
+         not count. *By labels*: cut where speech is known to be, so that what is left is the model's.\n\n| sound | by labels |",
+        track.sound.len() as f64 / 16_000.0,
     );
-    let rivals = || Rival::ALL.iter().zip(heard).filter(|(rival, _)| rival.is_candidate());
-    for (rival, _) in rivals() {
+    for rival in &rivals {
         let _ = write!(page, " {} |", rival.name());
     }
-    let _ = writeln!(page, "\n|---|--:{}|", "|--:".repeat(rivals().count()));
-    let mut sums = vec![0.0; rivals().count() + 1];
-    for (at, (condition, mixture)) in CONDITIONS.iter().zip(mixtures).enumerate() {
-        let known = track.known_frames();
+    let _ = writeln!(page, "\n|---|--:{}|", "|--:".repeat(rivals.len()));
+    let mut sums = vec![0.0; rivals.len() + 1];
+    let conditions: Vec<_> = CONDITIONS.iter().filter(|condition| condition.is_read()).collect();
+    for condition in &conditions {
+        let mixture = sound::mix(track, condition)?;
         let _ = write!(page, "| {} |", condition.name());
-        let all = std::iter::once(&known).chain(rivals().map(|(_, heard)| &heard[at]));
-        for (frames, sum) in all.zip(&mut sums) {
-            let errors = word_errors(&track.text, &transcribe(&engine, mixture, &cut(frames))?);
+        let heard = rivals.iter().map(|rival| rival.listen(&mixture));
+        for (frames, sum) in std::iter::once(track.known_frames()).chain(heard).zip(&mut sums) {
+            let errors = word_errors(&track.text, &transcribe(&engine, &mixture, &cut(&frames))?);
             let share = 100.0 * errors as f64 / count as f64;
-            *sum += share / CONDITIONS.len() as f64;
+            *sum += share / conditions.len() as f64;
             let _ = write!(page, " {share:.1} |");
         }
         page += "\n";

@@ -107,6 +107,15 @@ pub const CONDITIONS: &[Condition] = &[
 ];
 
 impl Condition {
+    /// Whether words are counted in it: that takes long, so without noise, and with pink noise and music 10 dB below
+    /// speech and as loud.
+    pub fn is_read(&self) -> bool {
+        match self.noise {
+            None => true,
+            Some((noise, below)) => noise != Noise::White && [0.0, 10.0].contains(&below),
+        }
+    }
+
     /// Its name on the page.
     pub fn name(&self) -> String {
         let speech = match self.speech_db {
