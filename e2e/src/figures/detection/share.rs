@@ -52,7 +52,7 @@ pub fn measure(models: &Path, sound: &[i16]) -> Result<String> {
     let seconds = sound.len() as f64 / 16_000.0;
     let per_second = |spent: f64| spent * 1e3 / seconds;
     let mut page = "## Share of a transcription\n\nProcessor time, in ms for each second of the recording without noise. Decoding includes bringing it to 16 kHz.\n\
-         Inference is on one thread, greedy, with timestamps, as decoding cut it; the spectrogram is part of it. *Share* is what\n\
+         Inference is on one thread, with the default options, as decoding cut it; the spectrogram is part of it. *Share* is what\n\
          decoding, detection and spectrogram take of everything.\n\n\
          | recording | model | decoding | detection | spectrogram | inference | share, % |\n|---|---|--:|--:|--:|--:|--:|\n"
         .to_owned();
