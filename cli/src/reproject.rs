@@ -11,7 +11,7 @@ use serde_json::json;
 use streams::SharedLog;
 use streams::redis::RedisLog;
 use tokio::sync::watch;
-use views::{Projection, Schema, Stand, Views};
+use views::{Projection, Schema, Stand, Unlike, Views};
 
 use crate::config::Config;
 use crate::out;
@@ -236,13 +236,14 @@ fn text(progress: &reproject::Progress, rate: f64) -> String {
 }
 
 fn report(rebuilt: &Rebuilt, verify_only: bool, json: bool) -> anyhow::Result<()> {
-    let Rebuilt { schema, replaced, serves, differences, different, folded } = rebuilt;
+    let Rebuilt { schema, replaced, serves, differences, different, folded, taken_over } = rebuilt;
     if json {
         let report = json!({
             "version": schema.to_string(),
             "replaced": replaced.as_ref().filter(|_| *serves).map(Schema::to_string),
             "serves": serves,
             "folded": folded,
+            "taken_over": taken_over,
             "different": different,
             "differences": differences.iter().map(ToString::to_string).collect::<Vec<_>>(),
         });
@@ -254,6 +255,15 @@ fn report(rebuilt: &Rebuilt, verify_only: bool, json: bool) -> anyhow::Result<()
     if *different > differences.len() as u64 {
         out::line(&format!("... and {} more", different - differences.len() as u64))?;
     }
+    if *taken_over > 0 {
+        eprintln!(
+            "{taken_over} recordings were taken over as they stood: their events are older than events are kept"
+        );
+    }
+    let lost = match differences.iter().any(|difference| difference.how == Unlike::OnlyOld) {
+        true => " (rows that only the old version has are lost by that)",
+        false => "",
+    };
     match (serves, replaced) {
         (true, Some(old)) => eprintln!(
             "{schema} serves; {old} stays as it was: look around, then `voiceforge reproject drop {old}`"
@@ -261,7 +271,7 @@ fn report(rebuilt: &Rebuilt, verify_only: bool, json: bool) -> anyhow::Result<()
         (true, None) => eprintln!("{schema} serves; there was nothing to compare it with"),
         (false, Some(old)) if *different > 0 => eprintln!(
             "{old} goes on serving: {different} rows of {schema} differ from it. If they are right in {schema}, switch \
-             with `voiceforge reproject --accept-differences`; else `voiceforge reproject drop {schema}`"
+             with `voiceforge reproject --accept-differences`{lost}; else `voiceforge reproject drop {schema}`"
         ),
         (false, _) if verify_only => {
             eprintln!("{schema} is built and every row is the same; `voiceforge reproject` switches to it")

@@ -94,6 +94,8 @@ pub struct Progress {
     pub total: u64,
     /// Rows compared, about.
     pub compared: u64,
+    /// Recordings whose rows were taken over as they stood, since their events went by age.
+    pub taken_over: u64,
 }
 
 /// What came of a rebuild.
@@ -111,6 +113,8 @@ pub struct Rebuilt {
     pub different: u64,
     /// Facts folded by this run.
     pub folded: u64,
+    /// Recordings whose rows were taken over as they stood, since their events went by age.
+    pub taken_over: u64,
 }
 
 /// Builds the next version of the read side, or goes on with one that was begun, and switches to it. `progress` is told

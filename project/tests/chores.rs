@@ -26,7 +26,7 @@ struct World {
     views: Views,
     store: AudioStore,
     url: String,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl World {
@@ -242,7 +242,7 @@ fn with_world<F: Future<Output = ()> + Send + 'static>(test: impl FnOnce(World) 
         views.migrate(&Policies::default()).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let store = AudioStore::open(folder.path().to_str().unwrap()).unwrap();
-        let world = World { log: MemoryLog::new(SHARDS), views, store, url, _folder: folder };
+        let world = World { log: MemoryLog::new(SHARDS), views, store, url, folder };
         let outcome = tokio::spawn(test(world)).await;
         let sql = format!("DROP DATABASE {name} WITH (FORCE)");
         sqlx::query(AssertSqlSafe(sql)).execute(&mut admin).await.unwrap();
@@ -250,6 +250,15 @@ fn with_world<F: Future<Output = ()> + Send + 'static>(test: impl FnOnce(World) 
             std::panic::resume_unwind(error.into_panic());
         }
     });
+}
+
+/// Does some work; returns what came of it, and the metrics that it told.
+fn measured<T>(work: impl Future<Output = T>) -> (T, String) {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let handle = tokio::runtime::Handle::current();
+    let run = || metrics::with_local_recorder(&recorder, || handle.block_on(work));
+    let done = tokio::task::block_in_place(run);
+    (done, recorder.handle().render())
 }
 
 #[test]
@@ -262,14 +271,15 @@ fn what_is_deleted_is_erased_everywhere_and_nothing_else_is() {
         let kept = world.places_of("kept").await;
 
         world.views.request_erasure(&gone).await.unwrap();
-        world.eraser().erase().await.unwrap();
+        let mut eraser = world.eraser();
+        eraser.erase().await.unwrap();
         let marked = Event::TYPES.iter().any(|(kind, _)| *kind == "RecordingDeleted");
         assert!(
             marked && !world.places_of("secret").await.is_empty(),
             "the projector has not heard of it yet"
         );
         world.fold().await;
-        world.eraser().erase().await.unwrap();
+        eraser.erase().await.unwrap();
         assert_eq!(world.places_of("secret").await, [""; 0]);
         assert_eq!(world.places_of("kept").await, kept);
         assert!(world.views.open_erasures(9).await.unwrap().is_empty());
@@ -277,10 +287,68 @@ fn what_is_deleted_is_erased_everywhere_and_nothing_else_is() {
         assert_eq!((outcome.recording, outcome.cause), (Some(gone.recording), None));
         let shard = gone.recording.shard(SHARDS);
         assert_eq!(world.views.archived_through(shard).await.unwrap(), 5, "nothing is waited for");
-        assert!(
-            !world.views.has_stale_file(Duration::ZERO).await.unwrap(),
-            "Redis was asked to write it anew"
-        );
+        let stale = || world.views.stale_file(Duration::ZERO);
+        assert!(stale().await.unwrap().is_some(), "Redis was only asked to write it anew");
+        eraser.erase().await.unwrap();
+        assert!(stale().await.unwrap().is_none(), "it has done so");
+    });
+}
+
+#[test]
+fn what_was_erased_a_moment_ago_waits_for_the_next_writing_of_the_file() {
+    with_world(|world| async move {
+        let [long_ago, just_now] = [world.record(1, "secret").await, world.record(2, "secret").await];
+        let mut connection = PgConnection::connect(&world.url).await.unwrap();
+        for (gone, age) in [(&long_ago, "2 hours"), (&just_now, "1 second")] {
+            world.views.request_erasure(gone).await.unwrap();
+            let sql = "UPDATE control.erasures SET completed_at = now() - $2::interval WHERE recording = $1";
+            let query = sqlx::query(sql).bind(gone.recording.as_uuid()).bind(age);
+            query.execute(&mut connection).await.unwrap();
+        }
+        let log: SharedLog = std::sync::Arc::new(world.log.clone());
+        let hour = Duration::from_secs(3600);
+        let mut eraser = Eraser::new(log, world.views.clone(), world.store.clone(), Some(hour));
+        for _ in 0..2 {
+            eraser.erase().await.unwrap();
+        }
+        let sql = "SELECT recording FROM control.erasures WHERE rewritten_at IS NOT NULL";
+        let noted: Vec<Uuid> = sqlx::query_scalar(sql).fetch_all(&mut connection).await.unwrap();
+        assert_eq!(noted, [long_ago.recording.as_uuid()]);
+    });
+}
+
+/// One recording whose audio cannot be removed holds up neither the others nor the file of Redis.
+#[test]
+fn one_erasure_that_fails_holds_no_other_up() {
+    with_world(|world| async move {
+        let [stuck, gone] = [world.record(1, "stuck").await, world.record(2, "gone").await];
+        for deletion in [&stuck, &gone] {
+            world.delete(deletion).await;
+        }
+        world.fold().await;
+        let audio = world.folder.path().join(format!("default/{}", stuck.recording));
+        std::fs::remove_file(&audio).unwrap();
+        // What stands in its place cannot be removed as a file is.
+        std::fs::create_dir_all(audio.join("no-file")).unwrap();
+
+        let mut eraser = world.eraser();
+        let (erased, metrics) = measured(eraser.erase());
+        let error = erased.unwrap_err();
+        for line in ["keeper_erasures_open 1", "keeper_erased_total 1"] {
+            assert!(metrics.lines().any(|told| told == line), "{line}: {metrics}");
+        }
+        assert!(format!("{error:#}").contains(&format!("erase recording {}", stuck.recording)), "{error:#}");
+        let open = world.views.open_erasures(9).await.unwrap();
+        let open: Vec<_> = open.iter().map(|erasure| erasure.deletion.recording).collect();
+        assert_eq!(open, [stuck.recording], "the older one does not hold the newer one up");
+        assert_eq!(world.places_of("gone").await, [""; 0]);
+        eraser.erase().await.unwrap_err();
+        assert!(world.views.stale_file(Duration::ZERO).await.unwrap().is_none(), "the file is new");
+
+        std::fs::remove_dir_all(&audio).unwrap();
+        eraser.erase().await.unwrap();
+        assert!(world.views.open_erasures(9).await.unwrap().is_empty());
+        assert_eq!(world.places_of("stuck").await, [""; 0]);
     });
 }
 

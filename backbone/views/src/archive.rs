@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 
 use events::{EventId, RecordingId, Shard};
+use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+use crate::compressed;
 use crate::database::Views;
 use crate::entry::Entry;
 use crate::error::Error;
 use crate::state::unsigned;
 use crate::time::At;
+use crate::verify::Recordings;
 
 /// A stretch of a shard's log in the archive, with the times in which its events happened: with them, a time slice that
 /// holds none of them is not looked into.
@@ -133,7 +136,29 @@ pub(crate) async fn stragglers(connection: &mut PgConnection, since: At) -> Resu
     sqlx::query(sql).bind(since).fetch_all(connection).await?.iter().map(entry).collect()
 }
 
-fn entry(row: &sqlx::postgres::PgRow) -> Result<Entry, Error> {
+/// Returns those recordings whose first event went from the archive by age: it is not there, and the recording is older
+/// than what went by a rule of retention, or than all there is.
+pub(crate) async fn expired(
+    connection: &mut PgConnection,
+    recordings: &Recordings,
+) -> Result<Recordings, Error> {
+    let sql = "SELECT w.id, w.submitted_at FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[]) AS w (id, submitted_at, earliest) \
+               JOIN read.recordings r ON r.id = w.id LEFT JOIN control.expired_events x ON x.tenant = r.tenant \
+               WHERE (w.submitted_at < x.before \
+                      OR w.submitted_at < coalesce((SELECT min(occurred_at) FROM log.events), 'infinity')) \
+               AND NOT EXISTS (SELECT FROM log.events e WHERE e.recording = w.id AND e.occurred_at >= w.earliest \
+                               AND e.type IN ('RecordingAdmitted', 'RecordingRejected'))";
+    let rows = sqlx::query(sql)
+        .bind(recordings.keys().map(|id| id.as_uuid()).collect::<Vec<Uuid>>())
+        .bind(recordings.values().map(|&at| At::new(at)).collect::<Vec<_>>())
+        .bind(recordings.values().map(|&at| compressed::earliest(at)).collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await?;
+    let id = |row: &PgRow| Ok::<_, Error>(row.try_get::<Uuid, _>("id")?.into());
+    rows.iter().map(|row| Ok((id(row)?, row.try_get::<At, _>("submitted_at")?.0))).collect()
+}
+
+fn entry(row: &PgRow) -> Result<Entry, Error> {
     let shard = Shard(u16::try_from(row.try_get::<i32, _>("shard")?).unwrap_or_default());
     let seq = unsigned(row.try_get("seq")?);
     let json: &str = row.try_get("event")?;

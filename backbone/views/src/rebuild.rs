@@ -176,16 +176,61 @@ impl Building {
         let building = self.clone();
         let folding = tokio::spawn(async move {
             let mut transaction = building.views.pool.begin().await?;
-            let sql =
-                "SELECT state FROM control.projections WHERE schema = $1 AND state = 'building' FOR SHARE";
-            let query = sqlx::query(sql).bind(building.schema.to_string());
-            if query.fetch_optional(&mut *transaction).await?.is_none() {
-                return Err(Error::Taken(building.schema));
-            }
+            building.hold(&mut transaction).await?;
             fold(&mut transaction, &building.schema, &entries).await?;
             Ok(transaction.commit().await?)
         });
         folding.await.unwrap_or_else(|error| Err(Error::Task(error.to_string())))
+    }
+
+    /// Takes over from the version that serves the rows of those of `recordings` whose first event went from the archive by
+    /// age: their transcripts are to stay, and nothing can fold them any more. Returns how many recordings these are. Runs
+    /// in a task of its own, as [`fold`](Building::fold).
+    ///
+    /// # Errors
+    /// [`Error::Taken`] when this version is not being built any more.
+    pub async fn take_over(&self, recordings: &Recordings) -> Result<u64, Error> {
+        let (building, recordings) = (self.clone(), recordings.clone());
+        let taking = tokio::spawn(async move {
+            let mut transaction = building.views.pool.begin().await?;
+            building.hold(&mut transaction).await?;
+            let serving = "SELECT schema FROM control.projections WHERE state = 'serving'";
+            let serving: Option<String> =
+                sqlx::query_scalar(serving).fetch_optional(&mut *transaction).await?;
+            let Some(serving) = serving else { return Ok(0) };
+            let sides = [&serving.parse()?, &building.schema];
+            let expired = archive::expired(&mut transaction, &recordings).await?;
+            if !expired.is_empty() {
+                verify::take_over(&mut transaction, sides, &expired).await?;
+            }
+            transaction.commit().await?;
+            Ok(expired.len() as u64)
+        });
+        taking.await.unwrap_or_else(|error| Err(Error::Task(error.to_string())))
+    }
+
+    /// Adds up what the tables hold, where the server does so beforehand.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn add_up(&self) -> Result<(), Error> {
+        let mut connection = self.views.patient_connection().await?;
+        let server = Server::ask(&mut connection).await?;
+        if server.features.community {
+            let sql = "CALL refresh_continuous_aggregate('{schema}.usage_hourly', NULL, NULL)";
+            sqlx::raw_sql(self.schema.sql(sql)).execute(&mut connection).await?;
+        }
+        Ok(connection.close().await?)
+    }
+
+    /// Keeps this version being built until the transaction ends.
+    async fn hold(&self, connection: &mut PgConnection) -> Result<(), Error> {
+        let sql = "SELECT state FROM control.projections WHERE schema = $1 AND state = 'building' FOR SHARE";
+        let query = sqlx::query(sql).bind(self.schema.to_string());
+        match query.fetch_optional(connection).await? {
+            Some(_) => Ok(()),
+            None => Err(Error::Taken(self.schema.clone())),
+        }
     }
 
     /// What was noted before this time was there when this version was begun.
@@ -233,7 +278,6 @@ impl Building {
     /// What the database says.
     pub async fn finish(&self) -> Result<(), Error> {
         let mut connection = self.views.patient_connection().await?;
-        let server = Server::ask(&mut connection).await?;
         let sql = "SELECT set_config('maintenance_work_mem', $1, false) \
                    WHERE pg_size_bytes(current_setting('maintenance_work_mem')) < pg_size_bytes($1)";
         sqlx::query(sql).bind(INDEX_MEMORY).execute(&mut connection).await?;
@@ -245,11 +289,8 @@ impl Building {
             let sql = format!("ANALYZE {}.{}", self.schema, table.name);
             sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await?;
         }
-        if server.features.community {
-            let sql = "CALL refresh_continuous_aggregate('{schema}.usage_hourly', NULL, NULL)";
-            sqlx::raw_sql(self.schema.sql(sql)).execute(&mut connection).await?;
-        }
-        Ok(connection.close().await?)
+        connection.close().await?;
+        self.add_up().await
     }
 
     /// Compares a page of a table with the version that serves, after the page that ended with `after`. Returns what

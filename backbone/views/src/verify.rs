@@ -145,6 +145,47 @@ pub(crate) async fn compare_recordings(
     Ok(found)
 }
 
+/// Puts all rows of the given recordings in the old version in the place of those in the new one. Columns that only the new
+/// one has stay empty.
+pub(crate) async fn take_over(
+    connection: &mut PgConnection,
+    [old, new]: [&Schema; 2],
+    recordings: &Recordings,
+) -> Result<(), Error> {
+    let ids: Vec<Uuid> = recordings.keys().map(|id| id.as_uuid()).collect();
+    let times: Vec<At> = recordings.values().map(|&at| At::new(at)).collect();
+    for table in TABLES {
+        let Table { name, recording, .. } = table;
+        let columns = common_columns(connection, [old, new], table, false).await?.join(", ");
+        let these = format!(
+            "unnest($1::timestamptz[], $2::uuid[]) AS these (these_at, these_ids) \
+             WHERE t.submitted_at = these_at AND t.{recording} = these_ids"
+        );
+        for sql in [
+            format!("DELETE FROM {new}.{name} t USING {these}"),
+            format!("INSERT INTO {new}.{name} ({columns}) SELECT {columns} FROM {old}.{name} t, {these}"),
+        ] {
+            let query = sqlx::query(AssertSqlSafe(sql)).bind(&times).bind(&ids);
+            query.execute(&mut *connection).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The columns that both versions of a table have, with or without those that the server computes.
+async fn common_columns(
+    connection: &mut PgConnection,
+    [old, new]: [&Schema; 2],
+    table: Table,
+    computed: bool,
+) -> Result<Vec<String>, Error> {
+    let sql = "SELECT quote_ident(column_name::text) FROM information_schema.columns WHERE table_name = $3 \
+               AND table_schema IN ($1, $2) AND ($4 OR is_generated = 'NEVER') \
+               GROUP BY column_name HAVING count(*) = 2 ORDER BY min(ordinal_position)";
+    let query = sqlx::query_scalar(sql).bind(old.to_string()).bind(new.to_string());
+    Ok(query.bind(table.name).bind(computed).fetch_all(connection).await?)
+}
+
 /// The statement that compares `rows` of both versions in the columns that both have. Without a common column, as where
 /// a version is gone, that is an error of the server.
 async fn comparison(
@@ -153,15 +194,7 @@ async fn comparison(
     table: Table,
     rows: &str,
 ) -> Result<String, Error> {
-    let columns: Vec<String> = sqlx::query_scalar(
-        "SELECT quote_ident(column_name::text) FROM information_schema.columns WHERE table_name = $3 \
-         AND table_schema IN ($1, $2) GROUP BY column_name HAVING count(*) = 2 ORDER BY min(ordinal_position)",
-    )
-    .bind(old.to_string())
-    .bind(new.to_string())
-    .bind(table.name)
-    .fetch_all(connection)
-    .await?;
+    let columns = common_columns(connection, [old, new], table, true).await?;
     let key: Vec<&str> =
         ["submitted_at", table.recording].into_iter().chain(table.rest.iter().copied()).collect();
     let list = |side: &str, columns: &[String]| {

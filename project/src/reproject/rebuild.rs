@@ -136,6 +136,7 @@ impl Rebuild {
             differences: differences.listed,
             different: differences.count,
             folded: self.progress.borrow().folded_now,
+            taken_over: self.progress.borrow().taken_over,
         })
     }
 
@@ -250,7 +251,28 @@ impl Rebuild {
                 self.follow().await?;
             }
         }
+        self.take_over().await?;
         self.settle().await
+    }
+
+    /// Takes over as they stand the recordings that differ because their events went by age.
+    async fn take_over(&self) -> anyhow::Result<()> {
+        let ahead = self.ahead().await;
+        let mut unsure = self.unsure.lock().await.clone();
+        // Of these, the version that serves does not know everything yet.
+        unsure.retain(|recording, _| !ahead.contains(recording));
+        let all: Vec<_> = unsure.into_iter().collect();
+        let mut taken = 0;
+        for part in all.chunks(1_000) {
+            let part: Recordings = part.iter().copied().collect();
+            taken += patiently!(self.building.take_over(&part)).context("take over what expired")?;
+        }
+        if taken > 0 {
+            self.building.add_up().await.context("add up usage")?;
+            tracing::info!(recordings = taken, "taken over as they stood: their events went by age");
+        }
+        self.progress.send_modify(|progress| progress.taken_over = taken);
+        Ok(())
     }
 
     /// Looks again at what differed, and at what was folded since: it is the same once both versions have all facts of it.

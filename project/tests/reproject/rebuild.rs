@@ -10,7 +10,7 @@ use streams::SharedLog;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use transcript::Status;
-use views::{Entry, Schema, Stand, Unlike, Views};
+use views::{Entry, Keep, Kept, Rule, Schema, Stand, Unlike, Views};
 
 use crate::given::*;
 use crate::pipeline::{Writer, run_project};
@@ -96,6 +96,12 @@ fn under_live_traffic_readers_see_no_gap_and_rows_are_the_same() {
                             )
                             .await;
                     }
+                    if n.is_multiple_of(5) {
+                        // A reprocessing run goes on meanwhile.
+                        writer.write(n - 3, 1, 0, requested(Activation::Auto)).await;
+                        writer.write(n - 3, 1, 0, said(0, 0, "Less and less.")).await;
+                        writer.write(n - 3, 1, 0, decoded(&[1])).await;
+                    }
                     n += 1;
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
@@ -122,6 +128,12 @@ fn under_live_traffic_readers_see_no_gap_and_rows_are_the_same() {
         stop.cancel();
         project.await.unwrap();
 
+        let generations = db.views.generations(recording(12)).await.unwrap();
+        let reprocessed: Vec<_> = generations.iter().map(|row| (row.generation, row.state.status)).collect();
+        assert_eq!(reprocessed, [(0, Status::Complete), (1, Status::Complete)]);
+        let text = db.views.transcript(recording(12), None).await.unwrap().unwrap().text();
+        assert_eq!(text, "Less and less.");
+
         // At rest, a version folded in one go is the same as that which served through it all.
         let live = db.dump().await;
         let rebuilt = rebuild(&db.views, &log, Options::default()).await.unwrap();
@@ -130,6 +142,28 @@ fn under_live_traffic_readers_see_no_gap_and_rows_are_the_same() {
         let archived: i64 = sqlx::query_scalar(sql).fetch_one(&mut db.connection().await).await.unwrap();
         assert_eq!((rebuilt.serves, rebuilt.folded), (true, archived as u64), "{:?}", rebuilt.differences);
         assert!(db.dump().await == live, "the dumps differ");
+    });
+}
+
+/// Readers and those who wait know only the version that serves.
+#[test]
+fn a_rebuild_notifies_nobody() {
+    with_database(|db| async move {
+        let mut writer = Writer::new(2);
+        fill(&db, &mut writer).await;
+        writer.whole(20, &["Only in the log."]).await;
+        let mut listener = sqlx::postgres::PgListener::connect(&db.url).await.unwrap();
+        listener.listen("voiceforge").await.unwrap();
+        let rebuilt = rebuild(&db.views, &writer.log, Options::default()).await.unwrap();
+        assert!(rebuilt.serves && rebuilt.folded > 30, "{rebuilt:?}");
+        // The first to be heard is what the project stage tells afterwards.
+        db.apply(&writer.entries(Shard(0)).await).await;
+        let heard = listener.recv().await.unwrap();
+        assert_eq!(
+            heard.payload(),
+            recording(20).as_uuid().simple().to_string(),
+            "and nothing of the other recordings before"
+        );
     });
 }
 
@@ -218,6 +252,59 @@ fn differences_in_both_directions_are_listed_and_not_switched_to() {
         assert!(rebuilt.serves && rebuilt.folded == 0, "it goes on with what is built");
         let text = db.views.transcript(recording(1), None).await.unwrap().unwrap().text();
         assert_eq!(text, "The cats ran. A dog barked.");
+    });
+}
+
+/// Retention of events promises that transcripts stay.
+#[test]
+fn what_expired_events_told_is_taken_over_as_it_stands() {
+    with_database(|db| async move {
+        let mut writer = Writer::new(2);
+        fill(&db, &mut writer).await;
+        // One tenant's events go, all of them; the other's stay, so the archive does not just begin later.
+        let acme = recording(3);
+        let rule = Rule {
+            tenant: Some("acme".parse().unwrap()),
+            what: Kept::Events,
+            keep: Keep::For(Duration::from_secs(1)),
+        };
+        db.views.set_retention(&rule).await.unwrap();
+        let removed = db.views.expire_events(events::now(), 10_000).await.unwrap();
+        assert!(removed > 0 && db.views.transcript(acme, None).await.unwrap().is_some());
+        for shard in (0..writer.log.shards()).map(Shard) {
+            let through = db.views.archived_through(shard).await.unwrap();
+            writer.log.trim(shard, through).await.unwrap();
+        }
+        // Afterwards something happens to one of them: its events alone do not make it whole.
+        writer.write(3, 2, 0, requested(Activation::Manual)).await;
+        for shard in (0..writer.log.shards()).map(Shard) {
+            db.apply(&writer.entries(shard).await).await;
+        }
+        // A row that no event ever told of is not one that expired.
+        let invented = "UPDATE read_v1.recordings SET name = 'A lie.' WHERE id = $1";
+        let mut connection = db.connection().await;
+        sqlx::query(invented).bind(recording(4).as_uuid()).execute(&mut connection).await.unwrap();
+
+        let before = db.dump().await;
+        let rebuilt = rebuild(&db.views, &writer.log, Options::default()).await.unwrap();
+        assert!(!rebuilt.serves && rebuilt.different == 1, "{:?}", rebuilt.differences);
+        assert_eq!(rebuilt.differences[0].recording, recording(4));
+        assert_eq!(rebuilt.taken_over, 6, "acme's recordings: every second one");
+        let accept = Options { accept_differences: true, ..Options::default() };
+        let rebuilt = rebuild(&db.views, &writer.log, accept).await.unwrap();
+        assert!(rebuilt.serves && db.views.serving().await.unwrap() == schema(2));
+        assert!(db.dump().await == before.replace("A lie.", "Talk 4.mp3"), "the dumps differ");
+
+        // Later facts are folded into what was taken over.
+        writer.write(3, 2, 0, said(0, 0, "The cat sat.")).await;
+        writer.write(3, 2, 0, decoded(&[1])).await;
+        writer.write(3, 2, 0, GenerationActivated { by: "api".into() }).await;
+        for shard in (0..writer.log.shards()).map(Shard) {
+            db.apply(&writer.entries(shard).await).await;
+        }
+        let text = async |of| db.views.transcript(acme, of).await.unwrap().unwrap().text();
+        assert_eq!(text(None).await, "The cat sat.");
+        assert_eq!(text(Some(0)).await, "The cats ran. A dog barked.");
     });
 }
 
