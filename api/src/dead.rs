@@ -322,6 +322,10 @@ pub async fn replay(api: Api, id: String, call: Call) -> Result<Response, Error>
                     revived
                 }
                 _ => {
+                    // In its own round, unlike work: a fact says what was said in a round. In another one it would be
+                    // another event, which counts beside the first, and would win over what a later round has said
+                    // since. As it is, it counts once however often it is replayed, and still wins over the failure
+                    // that stands in its place.
                     (replayed.done, replayed.round) = ("appended", Some(envelope.round));
                     let json = dead.field("event").map(|json| String::from_utf8_lossy(json).into_owned());
                     let fact = Message {
@@ -377,7 +381,8 @@ async fn request_again(api: &Api, dead: &Envelope) -> Result<Envelope, Error> {
         Err(StoreError::NotFound { .. }) => {
             return Err(refused(
                 "audio_gone",
-                "its audio is not in the store any more, so nothing can be done again",
+                "its audio is not in the store any more, so nothing can be done again: hand the audio in again as a new \
+                 drop, and drop this letter",
             ));
         }
         Err(error) => return Err(error.into()),
@@ -389,7 +394,11 @@ async fn request_again(api: &Api, dead: &Envelope) -> Result<Envelope, Error> {
 async fn request_of(api: &Api, dead: &Envelope, cut: &SegmentCut) -> Result<TranscriptionRequested, Error> {
     let row = api.views.recording(dead.recording).await?;
     let Some((audio, name)) = row.and_then(|row| Some((row.audio?, row.name))) else {
-        return Err(refused("unknown_recording", "its recording is not in the read side, or deleted"));
+        return Err(refused(
+            "unknown_recording",
+            "its recording is not in the read side: it was deleted, and then this letter can be dropped, or its facts \
+             are not projected yet (`voiceforge top` tells how far the log is read), and then it can be replayed later",
+        ));
     };
     let generations = api.views.generations(dead.recording).await?;
     let activation = generations.iter().find(|row| row.generation == dead.generation);

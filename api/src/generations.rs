@@ -166,6 +166,8 @@ pub struct RunPage {
 #[derive(Deserialize, ToSchema)]
 #[allow(dead_code, reason = "it only describes the body")]
 pub struct RunRequest {
+    /// Whose recordings; by default the key's own. Another tenant takes an operator's key.
+    tenant: Option<String>,
     /// Only recordings handed in at this time or later (RFC 3339).
     from: Option<String>,
     /// Only recordings handed in before this time.
@@ -202,7 +204,8 @@ pub struct RunRequest {
 ///
 /// Makes a run: a new generation of each selected recording, with another model or other settings, on the `replay`
 /// lane. Live audio goes first. Readers go on seeing what they see until a new transcript is complete (`auto`), or
-/// until it is activated (`manual`). What is left out of the body stays as each recording's own settings have it.
+/// until it is activated (`manual`). What is left out of the body stays as each recording's own settings have it. With an
+/// operator's key it may be of another `tenant`.
 #[utoipa::path(
     post, path = "/v1/generations", tag = "generations", operation_id = "create_run",
     request_body(content = RunRequest, description = "Which recordings and how; every field may be left out"),
@@ -210,6 +213,7 @@ pub struct RunRequest {
         (status = 202, description = "Made; ask `url` for its progress", body = GenerationRun),
         (status = 200, description = "With `dry_run`: what would be in it", body = DryRun),
         (status = 400, description = "A field cannot be used", body = ErrorBody),
+        (status = 403, description = "Another tenant, and not an operator's key", body = ErrorBody),
         (status = 413, description = "The body is too large", body = ErrorBody),
         (status = 503, description = "The queue or the database does not answer", body = ErrorBody),
     )
@@ -219,7 +223,7 @@ pub async fn create(api: Api, call: Call, body: Body) -> Result<Response, Error>
     let mut params = json::params(&call, body).await?;
     let models = api.ask(api.log.models()).await?;
     let new = NewRun {
-        tenant: caller.tenant.clone(),
+        tenant: read_tenant(&mut params, &caller)?,
         selection: read_selection(&mut params),
         wishes: read_wishes(&mut params, &models),
         activation: params.parsed("activation").unwrap_or_default(),
@@ -238,6 +242,20 @@ pub async fn create(api: Api, call: Call, body: Body) -> Result<Response, Error>
     let mut response = reply::json(StatusCode::ACCEPTED, &run);
     reply::set_header(&mut response, "location", &run.url);
     Ok(response)
+}
+
+/// Whose runs are meant: the caller's own, or for operators those of whom they name.
+fn read_tenant(params: &mut Params, caller: &Caller) -> Result<Tenant, Error> {
+    let named = params.parsed::<Tenant>("tenant").unwrap_or_else(|| caller.tenant.clone());
+    if named == caller.tenant || caller.is_operator {
+        return Ok(named);
+    }
+    let message = format!(
+        "`tenant` names {named}, and this key is of {}: leave it out, or use an operator's key (`voiceforge keys create \
+         NAME --operator` makes one)",
+        caller.tenant
+    );
+    Err(Error::new(Kind::Forbidden, "operator_needed", message))
 }
 
 fn read_selection(params: &mut Params) -> Selection {
@@ -332,19 +350,23 @@ fn read_rate(params: &mut Params) -> Option<f64> {
 #[utoipa::path(
     get, path = "/v1/generations", tag = "generations", operation_id = "list_runs",
     params(
+        ("tenant" = Option<String>, Query, description = "Whose; by default the key's own. Another takes an operator's key"),
         ("limit" = Option<u32>, Query, description = "How many a page has, 1 to 200; by default 50"),
         ("cursor" = Option<String>, Query, description = "`next` of the page before"),
     ),
     responses(
         (status = 200, description = "A page", body = RunPage),
         (status = 400, description = "A parameter cannot be used", body = ErrorBody),
+        (status = 403, description = "Another tenant, and not an operator's key", body = ErrorBody),
         (status = 503, description = "The database does not answer", body = ErrorBody),
     )
 )]
 pub async fn list(api: Api, call: Call) -> Result<Response, Error> {
     let caller = api.keys.caller(&call.headers).await?;
-    let (limit, cursor) = read_page(call.params())?;
-    let page = api.views.runs(&caller.tenant, cursor.as_ref(), limit).await?;
+    let mut params = call.params();
+    let tenant = read_tenant(&mut params, &caller)?;
+    let (limit, cursor) = read_page(params)?;
+    let page = api.views.runs(&tenant, cursor.as_ref(), limit).await?;
     let mut items = Vec::new();
     for run in page.items {
         let progress = api.views.run_progress(run.id).await?;
@@ -389,7 +411,7 @@ pub async fn cancel(api: Api, id: String, call: Call) -> Result<Response, Error>
     let caller = api.keys.caller(&call.headers).await?;
     call.params().finish()?;
     let run = find(&api, &caller, &id).await?;
-    match api.views.cancel_run(&caller.tenant, run.id).await? {
+    match api.views.cancel_run(&run.tenant, run.id).await? {
         Some(run) => tell(&api, StatusCode::ACCEPTED, run).await,
         None => {
             let message = format!("run {} is {}; there is nothing left to cancel", run.id, run.state);
@@ -414,7 +436,7 @@ pub async fn activate(api: Api, id: String, call: Call) -> Result<Response, Erro
     let caller = api.keys.caller(&call.headers).await?;
     call.params().finish()?;
     let run = find(&api, &caller, &id).await?;
-    match api.views.activate_run(&caller.tenant, run.id).await? {
+    match api.views.activate_run(&run.tenant, run.id).await? {
         Some(run) => tell(&api, StatusCode::ACCEPTED, run).await,
         None => Err(nothing(&id)),
     }
@@ -518,7 +540,11 @@ fn read_page(mut params: Params) -> Result<(u32, Option<PageKey>), Error> {
 
 async fn find(api: &Api, caller: &Caller, id: &str) -> Result<Run, Error> {
     let Ok(uuid) = Uuid::try_parse(id) else { return Err(nothing(id)) };
-    api.views.run(&caller.tenant, uuid).await?.ok_or_else(|| nothing(id))
+    let run = match caller.is_operator {
+        true => api.views.any_run(uuid).await?,
+        false => api.views.run(&caller.tenant, uuid).await?,
+    };
+    run.ok_or_else(|| nothing(id))
 }
 
 fn nothing(id: &str) -> Error {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
+use events::Tenant;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -24,7 +25,7 @@ use crate::wishes::{Server, Wishes, time};
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     group = ArgGroup::new("which").required(true).multiple(true)
-        .args(["all", "since", "until", "id", "made_by", "status", "run"])
+        .args(["all", "since", "until", "id", "made_by", "tenant", "status", "run"])
 )]
 pub struct Arguments {
     /// What to do with runs that were made before.
@@ -45,6 +46,9 @@ pub struct Arguments {
     /// Recordings whose readers see what this model made
     #[arg(long, value_name = "MODEL")]
     pub made_by: Option<String>,
+    /// Recordings of this tenant instead of the key's own; takes an operator's key
+    #[arg(long, value_name = "NAME", conflicts_with = "run")]
+    pub tenant: Option<Tenant>,
     /// Recordings that stand there: complete, failed or cancelled; may be given again (default: the first two)
     #[arg(long, value_name = "STATUS")]
     pub status: Vec<Status>,
@@ -84,6 +88,7 @@ Examples:
   voiceforge replay --made-by tiny.en --model base --dry-run     how many recordings and hours
   voiceforge replay --made-by tiny.en --model base --wait        readers see each as it is complete
   voiceforge replay --since 2026-01-01 --model small --activation manual --rate 2
+  voiceforge replay --tenant acme --model base                   with an operator's key
   voiceforge compare --run RUN                                   what differs most
   voiceforge replay activate RUN                                 readers see them from now on
   voiceforge replay --run RUN                                    watch it again
@@ -106,6 +111,9 @@ pub enum Act {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  voiceforge replay ls\n  voiceforge replay ls --limit 100 --json")]
 pub struct Ls {
+    /// Those of this tenant instead of the key's own; takes an operator's key
+    #[arg(long, value_name = "NAME")]
+    pub tenant: Option<Tenant>,
     /// How many at most
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: u32,
@@ -209,7 +217,11 @@ pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCo
     {
         bail!("--until {until} is not after --since {since}, so nothing is between");
     }
-    let ids = recordings(&client, &arguments.id).await?;
+    let ids = match arguments.tenant {
+        // The ids of another tenant's drops cannot be looked up.
+        Some(_) => arguments.id.clone(),
+        None => recordings(&client, &arguments.id).await?,
+    };
     let body = body(&arguments, &ids);
     if arguments.dry_run {
         let told: Value = client.post("/v1/generations", &body).await?;
@@ -254,6 +266,7 @@ fn body(arguments: &Arguments, ids: &[String]) -> Value {
     let mut say = |name: &str, value: Option<Value>| {
         body.extend(value.map(|value| (name.to_owned(), value)));
     };
+    say("tenant", arguments.tenant.as_ref().map(|tenant| json!(tenant)));
     say("from", arguments.since.map(|since| json!(since)));
     say("until", arguments.until.map(|until| json!(until)));
     say("made_by", arguments.made_by.clone().map(Value::from));
@@ -407,7 +420,8 @@ fn note(run: &Run) -> Option<String> {
 
 async fn list_runs(ls: Ls, config: &Config) -> anyhow::Result<ExitCode> {
     let client = Client::new(&ls.server, config)?;
-    let items = client.pages("/v1/generations", &[], ls.limit).await?;
+    let tenant = ls.tenant.as_ref().map(|tenant| ("tenant".to_owned(), tenant.to_string()));
+    let items = client.pages("/v1/generations", tenant.as_slice(), ls.limit).await?;
     if ls.json {
         for item in &items {
             out::line(&item.to_string())?;

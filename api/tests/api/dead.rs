@@ -119,7 +119,7 @@ fn what_cannot_be_replayed_says_why_and_stays() {
         world.store.delete(&Key::parse(&fact.audio.key).unwrap()).await.unwrap();
         let id = world.get("/v1/dead").await.json()["items"][0]["id"].as_str().unwrap().to_owned();
         let refused = world.request("POST", &format!("/v1/dead/{id}/replay")).send().await;
-        expect!["409 invalid_request_error audio_gone -: its audio is not in the store any more, so nothing can be done again"]
+        expect!["409 invalid_request_error audio_gone -: its audio is not in the store any more, so nothing can be done again: hand the audio in again as a new drop, and drop this letter"]
             .assert_eq(&refused.error());
         assert_eq!(
             world.request("DELETE", &format!("/v1/dead/{id}")).send().await.status,

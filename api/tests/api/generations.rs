@@ -94,7 +94,7 @@ fn every_mistake_in_a_run_is_told() {
             `activation` cannot be used: "maybe" is not a activation policy: auto or manual
             `rate` is -1; expected hours of audio in an hour, above 0
             `dry_run` cannot be used: provided string was not `true` or `false`
-            `sort` is not a parameter here; there are `activation`, `beam_size`, `best_of`, `channels`, `compression_ratio_threshold`, `condition_on_previous_text`, `dry_run`, `from`, `hallucination_silence_threshold`, `hotwords`, `ids`, `language`, `length_penalty`, `log_prob_threshold`, `made_by`, `model`, `no_speech_threshold`, `patience`, `prefix`, `prompt`, `rate`, `status`, `task`, `temperature`, `until`, `without_timestamps`, `word_timestamps`"#]].assert_eq(
+            `sort` is not a parameter here; there are `activation`, `beam_size`, `best_of`, `channels`, `compression_ratio_threshold`, `condition_on_previous_text`, `dry_run`, `from`, `hallucination_silence_threshold`, `hotwords`, `ids`, `language`, `length_penalty`, `log_prob_threshold`, `made_by`, `model`, `no_speech_threshold`, `patience`, `prefix`, `prompt`, `rate`, `status`, `task`, `temperature`, `tenant`, `until`, `without_timestamps`, `word_timestamps`"#]].assert_eq(
             &refused(json!({
                 "model": "huge", "language": "xx", "task": "sing", "temperature": ["hot"], "channels": "left",
                 "activation": "maybe", "rate": -1, "ids": ["7"], "status": ["queued"], "from": "yesterday",
@@ -237,5 +237,56 @@ fn what_is_under_way_can_be_cancelled_and_what_has_ended_cannot() {
         );
         assert_eq!(told(&world), ["GenerationCancelled 1"]);
         assert_eq!(world.post("/v1/recordings/nothing/cancel", "").await.status, StatusCode::NOT_FOUND);
+    });
+}
+
+#[test]
+fn operators_alone_transcribe_again_for_another_tenant() {
+    with_world(|world| async move {
+        let [acme, shop, operator] =
+            [world.key("acme").await, world.key("shop").await, world.operator_key().await];
+        world.request("POST", "/v1/recordings").key(&acme).form(b"RIFF", &[]).send().await;
+        world.complete_next(Lane::Batch, &["hello there"]).await;
+        let ask = async |key: &str, body: Value| {
+            let request = world.request("POST", "/v1/generations").key(key);
+            request.header("content-type", "application/json").body(&body.to_string()).send().await
+        };
+        let dry = json!({ "tenant": "acme", "dry_run": true });
+        for key in [&acme, &operator] {
+            assert_eq!(ask(key, dry.clone()).await.json()["recordings"], 1);
+        }
+        expect!["403 invalid_request_error operator_needed -: `tenant` names acme, and this key is of shop: leave it out, or use an operator's key (`voiceforge keys create NAME --operator` makes one)"]
+            .assert_eq(&ask(&shop, dry).await.error());
+        expect![[r#"400 invalid_request_error invalid_value tenant: `tenant` cannot be used: "a/b" is not a tenant: 1 to 64 letters, digits, '_' or '-'"#]]
+            .assert_eq(&ask(&operator, json!({ "tenant": "a/b" })).await.error());
+
+        let made = ask(&operator, json!({ "tenant": "acme" })).await;
+        assert_eq!(made.status, StatusCode::ACCEPTED, "{}", made.text);
+        let run = made.json();
+        assert_eq!((&run["tenant"], &run["progress"]["selected"]), (&"acme".into(), &1.into()));
+        let url = run["url"].as_str().unwrap();
+        let ids = async |path: &str, key: &str| {
+            let listed = world.get_with(path, key).await.json();
+            listed["items"].as_array().unwrap().iter().map(|run| run["id"].clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(ids("/v1/generations?tenant=acme", &operator).await, [run["id"].clone()]);
+        assert_eq!(ids("/v1/generations", &acme).await, [run["id"].clone()], "it is acme's run");
+        assert_eq!(ids("/v1/generations", &operator).await, [Value::Null; 0]);
+        let foreign = world.get_with("/v1/generations?tenant=acme", &shop).await;
+        assert_eq!(foreign.status, StatusCode::FORBIDDEN);
+        for path in [url.to_owned(), format!("{url}/compare")] {
+            let status = async |key: &str| world.get_with(&path, key).await.status;
+            assert_eq!(
+                (status(&shop).await, status(&operator).await),
+                (StatusCode::NOT_FOUND, StatusCode::OK)
+            );
+        }
+        let act = async |act: &str, key: &str| {
+            world.request("POST", &format!("{url}/{act}")).key(key).send().await.status
+        };
+        for name in ["activate", "cancel"] {
+            assert_eq!(act(name, &shop).await, StatusCode::NOT_FOUND);
+            assert_eq!(act(name, &operator).await, StatusCode::ACCEPTED);
+        }
     });
 }

@@ -333,6 +333,16 @@ impl Views {
         row.as_ref().map(run).transpose()
     }
 
+    /// Returns a run, whosever it is.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn any_run(&self, id: Uuid) -> Result<Option<Run>, Error> {
+        let sql = "SELECT *, selection::text AS selection_text, wishes::text AS wishes_text \
+                   FROM control.runs WHERE id = $1";
+        sqlx::query(sql).bind(id).fetch_optional(&self.pool).await?.as_ref().map(run).transpose()
+    }
+
     /// Returns up to `limit` runs of a tenant, the newest first, after the page that ended with `after`.
     ///
     /// # Errors
