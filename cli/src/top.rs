@@ -102,7 +102,7 @@ pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCo
     let mut now: Survey = client.get("/v1/survey", &[]).await?;
     let terminal = console::Term::stdout();
     if arguments.once || !terminal.is_term() {
-        out::write(&draw(&now, None, 80, usize::MAX))?;
+        out::write(&draw(&now, None, None, 80, usize::MAX))?;
         return Ok(ExitCode::SUCCESS);
     }
     let keys = read_keys(terminal.clone());
@@ -120,10 +120,12 @@ async fn watch(
     mut keys: tokio::sync::mpsc::UnboundedReceiver<()>,
 ) -> anyhow::Result<ExitCode> {
     let mut before: Option<(Survey, f64)> = None;
+    let mut silence: Option<String> = None;
     let mut since = tokio::time::Instant::now();
     loop {
         let (rows, columns) = terminal.size();
-        let text = draw(now, before.as_ref().map(|(survey, s)| (survey, *s)), columns.into(), rows.into());
+        let last = before.as_ref().map(|(survey, s)| (survey, *s));
+        let text = draw(now, last, silence.as_deref(), columns.into(), rows.into());
         out::write(&format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\r\n")))?;
         tokio::select! {
             () = tokio::time::sleep(Duration::from_secs(arguments.every)) => {}
@@ -135,9 +137,10 @@ async fn watch(
                 let seconds = since.elapsed().as_secs_f64();
                 since = tokio::time::Instant::now();
                 before = Some((std::mem::replace(now, next), seconds));
+                silence = None;
             }
             // A restart is waited out with the last picture standing.
-            Err(error) if error.is_transient() => before = None,
+            Err(error) if error.is_transient() => (before, silence) = (None, Some(error.to_string())),
             Err(error) => return Err(error.into()),
         }
     }
@@ -176,8 +179,15 @@ impl Drop for Screen {
     }
 }
 
-/// Draws a survey into at most `rows` lines of `columns` characters; `before` is the last one and how many seconds ago.
-fn draw(now: &Survey, before: Option<(&Survey, f64)>, columns: usize, rows: usize) -> String {
+/// Draws a survey into at most `rows` lines of `columns` characters; `before` is the last one and how many seconds ago,
+/// `silence` why nothing newer came.
+fn draw(
+    now: &Survey,
+    before: Option<(&Survey, f64)>,
+    silence: Option<&str>,
+    columns: usize,
+    rows: usize,
+) -> String {
     let per_second = |now: u64, before: Option<u64>, seconds: f64| match before {
         Some(before) if seconds > 0.0 => format!("{:.1}", now.saturating_sub(before) as f64 / seconds),
         _ => "-".to_owned(),
@@ -195,8 +205,19 @@ fn draw(now: &Survey, before: Option<(&Survey, f64)>, columns: usize, rows: usiz
         _ => bytes(now.redis_memory_bytes),
     };
     let time = now.at.split('.').next().unwrap_or(&now.at).trim_end_matches('Z').replace('T', " ");
-    lines.push(format!("voiceforge  {time}   redis {memory}"));
+    lines.push(match silence {
+        Some(error) => {
+            let clock = time.split_once(' ').map_or(&*time, |(_, clock)| clock);
+            format!("no answer since {clock}: {error}")
+        }
+        None => format!("voiceforge  {time}   redis {memory}"),
+    });
     let mut notes = format!("dead letters {}", now.dead_letters);
+    // Few die in a second; what is dropped or replayed meanwhile is not counted back.
+    if let Some((then, seconds)) = before.filter(|(_, seconds)| *seconds > 0.0) {
+        let more = now.dead_letters.saturating_sub(then.dead_letters);
+        notes += &format!(" ({:.0} more a minute)", more as f64 * 60.0 / seconds);
+    }
     if now.dead_letters > 0 {
         notes += "  (voiceforge dead ls)";
     }
@@ -288,39 +309,63 @@ fn bytes(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use api::survey::{LogReport, QueueReport, ReaderReport, SurveyReport, WorkerReport};
+    use events::Lane;
     use expect_test::expect;
-    use serde_json::json;
 
     use super::*;
 
-    fn survey(done: u64, appended: u64) -> Survey {
-        let queue = |queue: &str, lane: &str, entries: u64, in_progress: u64, audio_s: f64| {
-            json!({ "queue": queue, "lane": lane, "entries": entries, "in_progress": in_progress, "audio_s": audio_s,
-                    "bytes": if queue == "segments" { 960_000 * entries } else { 0 },
-                    "oldest_s": (entries > 0).then_some(audio_s / 10.0), "done": done })
+    /// As the API answers.
+    fn survey(done: u64, appended: u64, dead_letters: u64) -> Survey {
+        let queue = |queue, lane, entries: u64, in_progress, audio_s: f64| QueueReport {
+            queue,
+            lane,
+            entries,
+            in_progress,
+            audio_s,
+            bytes: if queue == "segments" { 960_000 * entries } else { 0 },
+            oldest_s: (entries > 0).then_some(audio_s / 10.0),
+            done,
         };
-        let value = json!({
-            "at": "2026-02-03T04:05:06.789Z",
-            "queues": [queue("ingest", "rt", 0, 0, 0.0), queue("ingest", "batch", 3, 2, 0.0),
-                       queue("decode", "rt", 0, 0, 0.0), queue("decode", "batch", 120, 2, 432_000.0),
-                       queue("segments", "batch", 64, 8, 1_700.5), queue("segments", "replay", 1_234_567, 0, 37_037_010.0)],
-            "log": { "length": 4_321, "appended": appended, "archived": appended - 21,
-                     "groups": [{ "group": "project", "unread": 21, "in_progress": 12 }] },
-            "workers": [{ "stage": "decode", "name": "host-1:4242:0f3c", "in_progress": 2, "idle_s": 0.31 },
-                        { "stage": "infer", "name": "a-host-with-quite-a-long-name-in-some-cluster:1:77aa0000-1111-2222-3333", "in_progress": 8, "idle_s": 86_400.0 }],
-            "dead_letters": 2, "erasures": 1,
-            "redis_memory_bytes": 123_456_789, "redis_memory_limit_bytes": 2_147_483_648_u64,
-        });
-        serde_json::from_value(value).unwrap()
+        let worker = |stage: &str, name: &str, in_progress, idle_s| WorkerReport {
+            stage: stage.to_owned(),
+            name: name.to_owned(),
+            in_progress,
+            idle_s,
+        };
+        let long = "a-host-with-quite-a-long-name-in-some-cluster:1:77aa0000-1111-2222-3333";
+        let report = SurveyReport {
+            at: "2026-02-03T04:05:06.789Z".parse().unwrap(),
+            queues: vec![
+                queue("ingest", Lane::Rt, 0, 0, 0.0),
+                queue("ingest", Lane::Batch, 3, 2, 0.0),
+                queue("decode", Lane::Rt, 0, 0, 0.0),
+                queue("decode", Lane::Batch, 120, 2, 432_000.0),
+                queue("segments", Lane::Batch, 64, 8, 1_700.5),
+                queue("segments", Lane::Replay, 1_234_567, 0, 37_037_010.0),
+            ],
+            log: LogReport {
+                length: 4_321,
+                appended,
+                archived: appended - 21,
+                groups: vec![ReaderReport { group: "project".to_owned(), unread: 21, in_progress: 12 }],
+            },
+            workers: vec![worker("decode", "host-1:4242:0f3c", 2, 0.31), worker("infer", long, 8, 86_400.0)],
+            dead_letters,
+            erasures: 1,
+            redis_memory_bytes: 123_456_789,
+            redis_memory_limit_bytes: Some(2_147_483_648),
+        };
+        serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap()
     }
 
     #[test]
     fn a_survey_fits_eighty_columns() {
-        let (now, before) = (survey(150, 9_000), survey(100, 8_000));
-        let text = draw(&now, Some((&before, 2.0)), 80, usize::MAX);
+        let (now, before) = (survey(150, 9_000, 2), survey(100, 8_000, 1));
+        let text = draw(&now, Some((&before, 2.0)), None, 80, usize::MAX);
         expect![[r#"
             voiceforge  2026-02-03 04:05:06   redis 118 MiB of 2.0 GiB (6 %)
-            dead letters 2  (voiceforge dead ls)   being erased 1
+            dead letters 2 (30 more a minute)  (voiceforge dead ls)   being erased 1
 
             queue                  wait  in work       audio   speech   oldest   done/s
             ingest rt                 0        0           -        -        -     25.0
@@ -343,10 +388,19 @@ mod tests {
 
     #[test]
     fn a_low_terminal_is_told_of_the_rest() {
-        let text = draw(&survey(1, 100), None, 60, 8);
+        let text = draw(&survey(1, 100, 2), None, None, 60, 8);
         assert_eq!(text.lines().count(), 8);
         assert!(text.ends_with("`voiceforge top --once` shows all"), "{text}");
         assert!(text.contains("     -\n"), "no rate without a look before: {text}");
+    }
+
+    #[test]
+    fn an_old_picture_says_since_when_it_stands_and_why() {
+        let error = "cannot reach http://127.0.0.1:8080: connection refused; is the service running?";
+        let text = draw(&survey(1, 100, 2), None, Some(error), 80, usize::MAX);
+        expect!["no answer since 04:05:06: cannot reach http://127.0.0.1:8080: connection refused"]
+            .assert_eq(text.lines().next().unwrap());
+        assert!(text.contains("segments replay"), "the last picture stays: {text}");
     }
 
     #[test]
