@@ -149,7 +149,7 @@ impl DeadLetter {
             _ => None,
         });
         let is_drop = dead.place == DeadPlace::Drops;
-        let drop_id = is_drop.then(|| text("drop").unwrap_or_else(|| dead.original_id.clone()));
+        let drop_id = is_drop.then(|| text("drop").unwrap_or_else(|| dead.entry_drop_id()));
         DeadLetter {
             id: LetterId::of(dead).to_string(),
             at: dead.at,

@@ -50,7 +50,7 @@ pub enum Command {
     /// Search what was said
     Search(search::Arguments),
     /// Transcribe recordings again, with another model or other settings
-    Replay(replay::Arguments),
+    Replay(Box<replay::Arguments>),
     /// Tell how two transcriptions differ
     Compare(compare::Arguments),
     /// Stop a transcription that is under way
@@ -95,7 +95,7 @@ pub fn run(command: Command, config: Config) -> anyhow::Result<ExitCode> {
             Command::Get(arguments) => get::run(arguments, &config).await,
             Command::List(arguments) => list::run(arguments, &config).await,
             Command::Search(arguments) => search::run(arguments, &config).await,
-            Command::Replay(arguments) => replay::run(arguments, &config).await,
+            Command::Replay(arguments) => replay::run(*arguments, &config).await,
             Command::Compare(arguments) => compare::run(arguments, &config).await,
             Command::Cancel(arguments) => cancel::run(arguments, &config).await,
             Command::Dead(arguments) => dead::run(arguments, &config).await,

@@ -7,7 +7,7 @@ use events::{Decoding, Manifest, Tenant};
 use jiff::Timestamp;
 use service::store::Key;
 use service::telemetry::TraceContext;
-use streams::Entry;
+use streams::{Entry, keys};
 use url::Url;
 
 /// Longest drop id, in bytes: it is a part of keys in Redis and in the audio store.
@@ -46,7 +46,7 @@ const FIELDS: [&str; 15] = [
 /// What is known of any drop, however bad the rest of it is: enough to answer it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Head {
-    /// The drop's own id, else its id in the queue.
+    /// The drop's own id, else that of its entry: see [`keys::drop_id`].
     pub id: String,
     /// The name the sender gave it, cut to something printable.
     pub name: Option<String>,
@@ -125,7 +125,7 @@ pub fn read(entry: &Entry) -> Read {
         let fits = id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
         fits.then_some(id.to_owned()).ok_or("takes letters, digits, '-' and '_' only".to_owned())
     });
-    let id = id.unwrap_or_else(|| entry.id.clone());
+    let id = id.unwrap_or_else(|| keys::drop_id(entry.source, &entry.id));
     let tenant = fields.word("tenant", WORD_BYTES_MAX, read_tenant).unwrap_or_default();
     let trace = fields.word("trace", WORD_BYTES_MAX, |trace| Ok(trace.to_owned()));
     let name = fields.word("name", WORD_BYTES_MAX, |name| Ok(name.to_owned()));

@@ -249,7 +249,7 @@ fn operators_alone_transcribe_again_for_another_tenant() {
         world.complete_next(Lane::Batch, &["hello there"]).await;
         let ask = async |key: &str, body: Value| {
             let request = world.request("POST", "/v1/generations").key(key);
-            request.header("content-type", "application/json").body(&body.to_string()).send().await
+            request.header("content-type", "application/json").body(body.to_string()).send().await
         };
         let dry = json!({ "tenant": "acme", "dry_run": true });
         for key in [&acme, &operator] {

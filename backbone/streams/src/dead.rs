@@ -4,7 +4,7 @@ use bytes::Bytes;
 use events::{Cause, Decoded, Envelope, Shard};
 use jiff::Timestamp;
 
-use crate::keys::Source;
+use crate::keys::{self, Source};
 
 /// What is known about an entry that could not be processed. The original fields are kept beside it.
 #[derive(Clone, Debug, PartialEq)]
@@ -127,8 +127,13 @@ impl Dead {
         match self.field("drop").filter(|id| !id.is_empty()) {
             Some(own) if own == drop_id.as_bytes() => true,
             // A drop whose own id cannot be one is known by its entry's.
-            _ => self.original_id == drop_id,
+            _ => self.entry_drop_id() == drop_id,
         }
+    }
+
+    /// The id that a drop has from its entry: see [`keys::drop_id`].
+    pub fn entry_drop_id(&self) -> String {
+        self.source.map_or_else(|| self.original_id.clone(), |queue| keys::drop_id(queue, &self.original_id))
     }
 
     /// Returns the first original field of that name.

@@ -188,6 +188,15 @@ pub fn heard(shard: Shard, recording: RecordingId, generation: u32) -> String {
     format!("vf:{{{shard}}}:heard:{recording}:{generation}")
 }
 
+/// The id of a drop that brings none: its entry's in the queue. Each queue counts for itself, so what waits in the queue of
+/// those in a hurry is told apart by `rt-`; a deletion must never mean the drop of another queue.
+pub fn drop_id(queue: Source, entry: &str) -> String {
+    match queue {
+        Source::Ingest(Lane::Rt) => format!("rt-{entry}"),
+        _ => entry.to_owned(),
+    }
+}
+
 /// What became of a drop, readable for a week.
 pub fn drop_outcome(drop_id: &str) -> String {
     format!("vf:drop:{drop_id}")

@@ -3,7 +3,6 @@ use clap::{CommandFactory, Parser};
 use expect_test::expect_file;
 
 use super::{Arguments, Command};
-use crate::replay;
 use crate::wishes::{Lane, Shape};
 
 /// The help of one command, as it looks a hundred columns wide.
@@ -95,7 +94,7 @@ fn what_is_typed_is_understood() {
     assert_eq!((replay.id.len(), replay.temperature.as_slice(), replay.wait), (2, &[0.0, 0.4][..], true));
     let Ok(Command::Replay(watch)) = parse("replay --run 7") else { panic!("a run can be watched") };
     assert_eq!(watch.run.as_deref(), Some("7"));
-    assert!(matches!(parse("replay cancel 7"), Ok(Command::Replay(replay::Arguments { act: Some(_), .. }))));
+    assert!(matches!(parse("replay cancel 7"), Ok(Command::Replay(replay)) if replay.act.is_some()));
 
     let Ok(Command::Drop(raw)) = parse("drop - --redis redis://127.0.0.1 --tenant acme") else {
         panic!("a tenant goes with the queue");

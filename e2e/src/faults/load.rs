@@ -278,15 +278,11 @@ async fn add(deployment: &Deployment, key: &str, lane: Lane, wav: &Bytes) -> Rep
         Err(error) => return Reply::Refused(format!("{error:#}")),
     };
     let mut command = redis::cmd("XADD");
-    command.arg(streams::Source::Ingest(lane).key()).arg("*");
+    let queue = streams::Source::Ingest(lane);
+    command.arg(queue.key()).arg("*");
     command.arg("name").arg(key).arg("key").arg(key).arg("audio").arg(&wav[..]);
-    // Entries of the two queues can have the same id: those who drop into both choose their own for one of them.
-    let own = (lane == Lane::Rt).then(|| key.replace("offer", "own"));
-    if let Some(own) = &own {
-        command.arg("drop").arg(own);
-    }
     match command.query_async::<String>(&mut connection).await {
-        Ok(id) => Reply::Accepted(own.unwrap_or(id)),
+        Ok(id) => Reply::Accepted(streams::keys::drop_id(queue, &id)),
         Err(error) if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() => {
             Reply::Unknown(error.to_string())
         }

@@ -84,6 +84,13 @@ fn what_is_empty_is_not_given() {
 }
 
 #[test]
+fn drops_of_the_two_queues_never_have_one_name() {
+    let rt = |fields: &[(&str, &[u8])]| Entry { source: Source::Ingest(Lane::Rt), ..entry(fields) };
+    assert_eq!(read(&rt(&[("audio", b"x")])).head.id, "rt-1767000000000-0");
+    assert_eq!(read(&rt(&[("audio", b"x"), ("drop", b"mine")])).head.id, "mine");
+}
+
+#[test]
 fn a_drop_names_its_own_stored_audio_and_its_hash() {
     let sha256: (&str, &[u8]) = ("sha256", &[b'0'; 64]);
     let own = read(&entry(&[("drop", b"d"), ("uri", b"store:incoming/d/audio"), sha256]));
