@@ -350,7 +350,7 @@ pub async fn replay(api: Api, id: String, call: Call) -> Result<Response, Error>
 
 fn parse(api: &Api, id: &str) -> Result<LetterId, Error> {
     // Many clients escape the colon of a path, the command line among them.
-    let letter: LetterId = id.replace("%3A", ":").parse().map_err(|_| nothing(id))?;
+    let letter: LetterId = id.replace("%3A", ":").replace("%3a", ":").parse().map_err(|_| nothing(id))?;
     let is_there = DeadPlace::all(api.log.shards()).any(|place| place == letter.place);
     if is_there { Ok(letter) } else { Err(nothing(id)) }
 }

@@ -208,8 +208,9 @@ impl Infer {
         cut: &SegmentCut,
         output: &Output,
     ) -> Result<Option<String>, streams::Error> {
-        let Envelope { shard, recording, generation, round, .. } = *envelope;
-        let by = format!("{}.{}.{round}", cut.channel, cut.index);
+        let Envelope { shard, recording, generation, .. } = *envelope;
+        // A segment that is done again in a later round says nothing new.
+        let by = format!("{}.{}", cut.channel, cut.index);
         let own = serde_json::to_string(&output.languages).expect("codes and numbers have a JSON form");
         let heard = self.log.hear_language(shard, recording, generation, &by, &own).await?;
         let Some(language) = agree(&heard, cut.lane, &output.language) else {

@@ -125,6 +125,8 @@ impl Segment<'_> {
             for gap in &gaps {
                 // The context is of the end; a gap is read for itself.
                 self.context.clear();
+                let before = spans.iter().filter(|span| span.end_ms <= gap.start);
+                self.last_speech_ms = before.map(|span| span.end_ms).max().unwrap_or(0);
                 let (from, end) = ((gap.start / FRAME_MS) as usize, (gap.end / FRAME_MS) as usize);
                 let end = end.min(frames);
                 if from < end {

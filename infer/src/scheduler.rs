@@ -194,7 +194,9 @@ impl Work {
             let started = Instant::now();
             let sounds: Vec<_> = encodes.iter().map(desk::Encode::sound).collect();
             let result = self.backend.encode(&sounds).inspect_err(tell);
-            metrics::encoded(&sounds, started.elapsed());
+            if result.is_ok() {
+                metrics::encoded(&sounds, started.elapsed());
+            }
             self.desk.encoded(&encodes, &result);
         }
         let copies = self.desk.take_copies();

@@ -209,6 +209,18 @@ impl Building {
         taking.await.unwrap_or_else(|error| Err(Error::Task(error.to_string())))
     }
 
+    /// Returns how many of `recordings` have lost their first event by age.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn count_expired(&self, recordings: &Recordings) -> Result<u64, Error> {
+        if recordings.is_empty() {
+            return Ok(0);
+        }
+        let mut connection = self.views.pool.acquire().await?;
+        Ok(archive::expired(&mut connection, recordings).await?.len() as u64)
+    }
+
     /// Adds up what the tables hold, where the server does so beforehand.
     ///
     /// # Errors

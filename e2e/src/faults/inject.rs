@@ -162,7 +162,7 @@ async fn fail_at(
     let mut variables = vec![("VOICEFORGE_FAIL_AT", at.as_str())];
     if is_of_handing_back(point) {
         // It has work that it cannot finish when it is asked to stop.
-        variables.extend([("VOICEFORGE_HASH_MODEL", "5s"), ("VOICEFORGE_SHUTDOWN_GRACE", "0s")]);
+        variables.extend([("VOICEFORGE_HASH_MODEL", "5s"), ("VOICEFORGE_SHUTDOWN_GRACE", "1s")]);
     }
     crew.start_with(worker, &variables);
     let until = Instant::now() + POINT_PATIENCE;

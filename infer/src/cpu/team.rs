@@ -9,7 +9,7 @@ use std::cell::{Cell, UnsafeCell};
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
@@ -215,17 +215,21 @@ impl Shared {
     }
 }
 
-/// Numbers of the processors that this process may use; none where that cannot be known.
-fn processors() -> Vec<usize> {
-    #[cfg(target_os = "linux")]
-    {
-        use nix::{sched, unistd::Pid};
-        let set = sched::sched_getaffinity(Pid::from_raw(0)).ok();
-        set.map(|set| (0..sched::CpuSet::count()).filter(|i| set.is_set(*i).unwrap_or(false)).collect())
-            .unwrap_or_default()
-    }
-    #[cfg(not(target_os = "linux"))]
-    Vec::new()
+/// Numbers of the processors that this process may use; none where that cannot be known. They are asked for once: the
+/// thread that owns one team and starts another is bound to a single one by then.
+fn processors() -> &'static [usize] {
+    static PROCESSORS: OnceLock<Vec<usize>> = OnceLock::new();
+    PROCESSORS.get_or_init(|| {
+        #[cfg(target_os = "linux")]
+        {
+            use nix::{sched, unistd::Pid};
+            let set = sched::sched_getaffinity(Pid::from_raw(0)).ok();
+            set.map(|set| (0..sched::CpuSet::count()).filter(|i| set.is_set(*i).unwrap_or(false)).collect())
+                .unwrap_or_default()
+        }
+        #[cfg(not(target_os = "linux"))]
+        Vec::new()
+    })
 }
 
 /// Binds the calling thread to a processor. Where the system refuses, it runs anywhere.

@@ -56,7 +56,7 @@ impl Eraser {
             let recording = erasure.deletion.recording;
             if let Err(error) = self.carry_out(&erasure).await {
                 let error = error.context(format!("erase recording {recording}"));
-                if error.downcast_ref::<streams::Error>().is_some_and(streams::Error::is_transient) {
+                if matches!(error.downcast_ref(), Some(streams::Error::Unavailable { .. })) {
                     // It would not answer for the others either.
                     return Err(error);
                 }

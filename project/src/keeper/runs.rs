@@ -190,7 +190,7 @@ impl Runs {
     }
 
     /// Ends a run whose model no worker has. After Redis lost its data the workers announce theirs one after the other, so
-    /// a run that has requested something waits first: the model was there, and what it requested may be under way.
+    /// it waits first: the model was there when the run was made.
     async fn miss_model(
         &self,
         run: &Run,
@@ -198,7 +198,7 @@ impl Runs {
         models: &BTreeMap<String, ModelNote>,
     ) -> anyhow::Result<u64> {
         let since = *self.lock_without_model().entry(run.id).or_insert_with(Instant::now);
-        if run.state == RunState::Running && since.elapsed() < self.options.missing_after {
+        if since.elapsed() < self.options.missing_after {
             return Ok(0);
         }
         let known: Vec<&str> = models.keys().map(String::as_str).collect();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use events::{EventId, RecordingId, Shard};
 use futures::FutureExt;
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -251,17 +251,12 @@ impl Rebuild {
                 self.follow().await?;
             }
         }
-        self.take_over().await?;
         self.settle().await
     }
 
-    /// Takes over as they stand the recordings that differ because their events went by age.
-    async fn take_over(&self) -> anyhow::Result<()> {
-        let ahead = self.ahead().await;
-        let mut unsure = self.unsure.lock().await.clone();
-        // Of these, the version that serves does not know everything yet.
-        unsure.retain(|recording, _| !ahead.contains(recording));
-        let all: Vec<_> = unsure.into_iter().collect();
+    /// Takes over as they stand those recordings that differ because their events went by age. Returns how many.
+    async fn take_over(&self, recordings: &Recordings) -> anyhow::Result<u64> {
+        let all: Vec<_> = recordings.iter().map(|(&id, &at)| (id, at)).collect();
         let mut taken = 0;
         for part in all.chunks(1_000) {
             let part: Recordings = part.iter().copied().collect();
@@ -271,8 +266,8 @@ impl Rebuild {
             self.building.add_up().await.context("add up usage")?;
             tracing::info!(recordings = taken, "taken over as they stood: their events went by age");
         }
-        self.progress.send_modify(|progress| progress.taken_over = taken);
-        Ok(())
+        self.progress.send_modify(|progress| progress.taken_over += taken);
+        Ok(taken)
     }
 
     /// Looks again at what differed, and at what was folded since: it is the same once both versions have all facts of it.
@@ -286,10 +281,14 @@ impl Rebuild {
             let (later, now): (Recordings, Recordings) = std::mem::take(&mut *self.unsure.lock().await)
                 .into_iter()
                 .partition(|(recording, _)| ahead.contains(recording));
-            let differences = self.compare(&now).await?;
+            let mut differences = self.compare(&now).await?;
+            let differ: Recordings = differences.iter().map(|d| (d.recording, d.submitted_at)).collect();
+            if self.take_over(&differ).await? > 0 {
+                differences = self.compare(&now).await?;
+            }
             let mut unsure = self.unsure.lock().await;
             // What is in the way of a look at the others is looked at when the archive has it.
-            unsure.extend(later);
+            unsure.extend(later.iter().map(|(&recording, &at)| (recording, at)));
             unsure.extend(differences.iter().map(|d| (d.recording, d.submitted_at)));
             drop(unsure);
             let left: BTreeSet<RecordingId> = differences.iter().map(|d| d.recording).collect();
@@ -303,6 +302,17 @@ impl Rebuild {
             }
             let for_good = |d: &Difference| still_since[&d.recording].elapsed() > SETTLE;
             if left.is_empty() || begun.elapsed() > SETTLE_MAX || differences.iter().all(for_good) {
+                // Without what the archive has lost, these would be switched to with their newest facts alone.
+                let expired = patiently!(self.building.count_expired(&later)).context("look what expired")?;
+                if expired > 0 && begun.elapsed() <= SETTLE_MAX {
+                    sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+                ensure!(
+                    expired == 0,
+                    "{expired} recordings whose first events went by age have new facts that are not archived: see that \
+                     voiceforge-project runs and keeps up (`voiceforge top`), then run this again"
+                );
                 self.moved.lock().await.clear();
                 return Ok(Differences::of(differences.into_iter().filter(for_good).collect()));
             }

@@ -153,7 +153,9 @@ fn a_model_that_nobody_has_fails_the_run_with_the_reason() {
         world.admit(0, 1, "en").await;
         let run =
             world.start(Wishes { model: Some("huge".into()), ..Wishes::default() }, Activation::Auto).await;
-        all_turns(&world.keeper()).await;
+        let missing_after = Duration::ZERO;
+        let options = Options { every: Duration::ZERO, ahead: Duration::from_secs(600), missing_after };
+        all_turns(&world.keeper_with(options)).await;
         let failed = world.run(&run).await;
         assert_eq!(failed.state, RunState::Failed);
         let reason = failed.reason.unwrap();

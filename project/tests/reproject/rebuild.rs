@@ -255,6 +255,41 @@ fn differences_in_both_directions_are_listed_and_not_switched_to() {
     });
 }
 
+/// The projector is behind: what it does not know yet is in the way of taking over, and is waited for.
+#[test]
+fn a_rebuild_waits_for_the_projector_before_it_takes_over() {
+    with_database(|db| async move {
+        let mut writer = Writer::new(2);
+        fill(&db, &mut writer).await;
+        let acme = recording(3);
+        let rule = Rule {
+            tenant: Some("acme".parse().unwrap()),
+            what: Kept::Events,
+            keep: Keep::For(Duration::from_secs(1)),
+        };
+        db.views.set_retention(&rule).await.unwrap();
+        assert!(db.views.expire_events(events::now(), 10_000).await.unwrap() > 0);
+        for shard in (0..writer.log.shards()).map(Shard) {
+            let through = db.views.archived_through(shard).await.unwrap();
+            writer.log.trim(shard, through).await.unwrap();
+        }
+        let before = db.views.transcript(acme, None).await.unwrap().unwrap();
+        // In the log, and not archived.
+        writer.write(3, 2, 0, requested(Activation::Manual)).await;
+        let late = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            for shard in (0..writer.log.shards()).map(Shard) {
+                db.apply(&writer.entries(shard).await).await;
+            }
+        };
+        let (rebuilt, ()) = tokio::join!(rebuild(&db.views, &writer.log, Options::default()), late);
+        let rebuilt = rebuilt.unwrap();
+        assert!(rebuilt.serves && rebuilt.taken_over == 6, "{rebuilt:?}");
+        let after = db.views.transcript(acme, None).await.unwrap().unwrap();
+        assert_eq!(after, before, "its text is still there");
+    });
+}
+
 /// Retention of events promises that transcripts stay.
 #[test]
 fn what_expired_events_told_is_taken_over_as_it_stands() {

@@ -34,7 +34,7 @@ pub fn projection(options: &[&str]) -> Result<ExitCode> {
         table += &row(&report, PROJECTION_TARGET)?;
     }
     let text = format!(
-        "# Projection\n\nThe project stage over a full log, until every fact is folded and archived: segments of 75 words \
+        "# Projection\n\nThe project stage over a log in memory that is full (what Redis adds: latency.md, memory.md), until every fact is folded and archived: segments of 75 words \
          with times (20 to a\nrecording, with the recording's own two facts), full-text index, inbox, archive, durable \
          commits.\nTarget: {PROJECTION_TARGET:.0} a second. `cargo xtask bench projection --events {events}` wrote this.\n\n\
          Machine: {}.\n\n{table}\nTimescaleDB runs here in a WebAssembly build of PostgreSQL with one session: what it shows is that the \
