@@ -256,10 +256,8 @@ impl Rebuild {
 
     /// Takes over as they stand those recordings that differ because their events went by age. Returns how many.
     async fn take_over(&self, recordings: &Recordings) -> anyhow::Result<u64> {
-        let all: Vec<_> = recordings.iter().map(|(&id, &at)| (id, at)).collect();
         let mut taken = 0;
-        for part in all.chunks(1_000) {
-            let part: Recordings = part.iter().copied().collect();
+        for part in parts(recordings) {
             taken += patiently!(self.building.take_over(&part)).context("take over what expired")?;
         }
         if taken > 0 {
@@ -322,9 +320,7 @@ impl Rebuild {
 
     async fn compare(&self, recordings: &Recordings) -> anyhow::Result<Vec<Difference>> {
         let mut found = Vec::new();
-        let all: Vec<_> = recordings.iter().map(|(&id, &at)| (id, at)).collect();
-        for part in all.chunks(1_000) {
-            let part: BTreeMap<_, _> = part.iter().copied().collect();
+        for part in parts(recordings) {
             found.extend(patiently!(self.building.compare_recordings(&part)).context("compare rows")?);
         }
         Ok(found)
@@ -365,6 +361,12 @@ impl Rebuild {
              pg_stat_activity) and start again: it goes on from here"
         )
     }
+}
+
+/// Recordings in as many as one query takes.
+fn parts(recordings: &Recordings) -> Vec<Recordings> {
+    let all: Vec<_> = recordings.iter().map(|(&id, &at)| (id, at)).collect();
+    all.chunks(1_000).map(|part| part.iter().copied().collect()).collect()
 }
 
 /// How long a recording differs without any new fact before that is believed: longer than a batch takes from the log into

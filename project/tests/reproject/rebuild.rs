@@ -48,6 +48,22 @@ async fn fill(db: &Database, writer: &mut Writer) {
     }
 }
 
+/// Has all events of one tenant go by age, from the archive and the log. The other's stay, so that the archive does not
+/// just begin later.
+async fn expire_acme(db: &Database, writer: &Writer) {
+    let rule = Rule {
+        tenant: Some("acme".parse().unwrap()),
+        what: Kept::Events,
+        keep: Keep::For(Duration::from_secs(1)),
+    };
+    db.views.set_retention(&rule).await.unwrap();
+    assert!(db.views.expire_events(events::now(), 10_000).await.unwrap() > 0);
+    for shard in (0..writer.log.shards()).map(Shard) {
+        let through = db.views.archived_through(shard).await.unwrap();
+        writer.log.trim(shard, through).await.unwrap();
+    }
+}
+
 #[test]
 fn under_live_traffic_readers_see_no_gap_and_rows_are_the_same() {
     with_database(|db| async move {
@@ -262,17 +278,7 @@ fn a_rebuild_waits_for_the_projector_before_it_takes_over() {
         let mut writer = Writer::new(2);
         fill(&db, &mut writer).await;
         let acme = recording(3);
-        let rule = Rule {
-            tenant: Some("acme".parse().unwrap()),
-            what: Kept::Events,
-            keep: Keep::For(Duration::from_secs(1)),
-        };
-        db.views.set_retention(&rule).await.unwrap();
-        assert!(db.views.expire_events(events::now(), 10_000).await.unwrap() > 0);
-        for shard in (0..writer.log.shards()).map(Shard) {
-            let through = db.views.archived_through(shard).await.unwrap();
-            writer.log.trim(shard, through).await.unwrap();
-        }
+        expire_acme(&db, &writer).await;
         let before = db.views.transcript(acme, None).await.unwrap().unwrap();
         // In the log, and not archived.
         writer.write(3, 2, 0, requested(Activation::Manual)).await;
@@ -296,20 +302,9 @@ fn what_expired_events_told_is_taken_over_as_it_stands() {
     with_database(|db| async move {
         let mut writer = Writer::new(2);
         fill(&db, &mut writer).await;
-        // One tenant's events go, all of them; the other's stay, so the archive does not just begin later.
         let acme = recording(3);
-        let rule = Rule {
-            tenant: Some("acme".parse().unwrap()),
-            what: Kept::Events,
-            keep: Keep::For(Duration::from_secs(1)),
-        };
-        db.views.set_retention(&rule).await.unwrap();
-        let removed = db.views.expire_events(events::now(), 10_000).await.unwrap();
-        assert!(removed > 0 && db.views.transcript(acme, None).await.unwrap().is_some());
-        for shard in (0..writer.log.shards()).map(Shard) {
-            let through = db.views.archived_through(shard).await.unwrap();
-            writer.log.trim(shard, through).await.unwrap();
-        }
+        expire_acme(&db, &writer).await;
+        assert!(db.views.transcript(acme, None).await.unwrap().is_some());
         // Afterwards something happens to one of them: its events alone do not make it whole.
         writer.write(3, 2, 0, requested(Activation::Manual)).await;
         for shard in (0..writer.log.shards()).map(Shard) {
