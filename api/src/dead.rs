@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use events::{Activation, Envelope, Event, RecordingId, SegmentCut, Shard, TranscriptionRequested};
 use jiff::Timestamp;
+use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use serde_json::Value;
 use service::store::{Key, StoreError};
@@ -349,8 +350,8 @@ pub async fn replay(api: Api, id: String, call: Call) -> Result<Response, Error>
 }
 
 fn parse(api: &Api, id: &str) -> Result<LetterId, Error> {
-    // Many clients escape the colon of a path, the command line among them.
-    let letter: LetterId = id.replace("%3A", ":").replace("%3a", ":").parse().map_err(|_| nothing(id))?;
+    // warp gives a part of a path as it came, and the ids of dead letters hold a colon, which clients escape.
+    let letter: LetterId = percent_decode_str(id).decode_utf8_lossy().parse().map_err(|_| nothing(id))?;
     let is_there = DeadPlace::all(api.log.shards()).any(|place| place == letter.place);
     if is_there { Ok(letter) } else { Err(nothing(id)) }
 }

@@ -1,8 +1,10 @@
 //! The HTTP API as it is seen from here.
 
+use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
@@ -451,8 +453,14 @@ fn truncation(header: &str) -> Option<(u64, String)> {
 
 /// The path of a recording; an id that is none cannot lead elsewhere.
 pub fn recording_path(id: &str) -> String {
-    let id: String = url::form_urlencoded::byte_serialize(id.as_bytes()).collect();
-    format!("/v1/recordings/{id}")
+    format!("/v1/recordings/{}", part(id))
+}
+
+/// One part of a path: whatever an id holds, it stays one part.
+pub fn part(id: &str) -> impl Display + '_ {
+    // All but what RFC 3986 calls unreserved: ids of recordings go as they are.
+    const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    utf8_percent_encode(id, RESERVED)
 }
 
 /// Whether the server is this machine: then no proxy stands between.

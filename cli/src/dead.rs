@@ -6,7 +6,7 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use crate::client::{Client, Error};
+use crate::client::{Client, Error, part};
 use crate::config::Config;
 use crate::delete::confirm;
 use crate::out;
@@ -216,6 +216,5 @@ async fn each(
 }
 
 fn path(id: &str) -> String {
-    let id: String = url::form_urlencoded::byte_serialize(id.as_bytes()).collect();
-    format!("/v1/dead/{id}")
+    format!("/v1/dead/{}", part(id))
 }

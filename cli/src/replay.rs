@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use transcript::Status;
 
-use crate::client::Client;
+use crate::client::{Client, part};
 use crate::config::Config;
 use crate::out;
 use crate::progress::{Progress, clock};
@@ -464,8 +464,7 @@ async fn act(one: One, what: &str, config: &Config) -> anyhow::Result<ExitCode> 
 
 /// The path of a run; an id that is none cannot lead elsewhere.
 pub fn run_path(id: &str) -> String {
-    let id: String = url::form_urlencoded::byte_serialize(id.as_bytes()).collect();
-    format!("/v1/generations/{id}")
+    format!("/v1/generations/{}", part(id))
 }
 
 #[cfg(test)]
