@@ -30,8 +30,9 @@ const TEXT_ROOM_MIN: usize = 32;
 /// Milliseconds of one frame.
 const FRAME_MS: u64 = 10;
 
-/// How far behind the sound the text of a trimmed window may end; what ends later was invented in the margin.
-const LATE_MS_MAX: u64 = 500;
+/// What is left behind the last text of a segment and is shorter, in frames, holds no word. Openai reads it as one more
+/// window, padded to 30 s, which says nothing or what nobody said.
+const REST_FRAMES_MIN: usize = 10;
 
 /// What a reading needs of its model.
 pub struct Voice {
@@ -113,7 +114,7 @@ impl Segment<'_> {
         let mut spans = Vec::new();
         let mut seek = 0;
         for window in 0..WINDOWS_MAX {
-            if seek >= frames {
+            if seek >= frames || (window > 0 && frames - seek < REST_FRAMES_MIN) {
                 break;
             }
             let (said, next) = self.window(seek, frames, window).await?;
@@ -193,14 +194,13 @@ impl Segment<'_> {
             None => self.identify().await?,
         };
         self.language = Some(language);
-        match self.descend(language, frames, number, positions < AUDIO_POSITIONS).await? {
+        match self.descend(language, frames, number, positions).await? {
             Some(window) => self.told(window, seek, frames, positions).await,
             None => Ok(None),
         }
     }
 
-    /// Turns the text of a window into spans. `None` where only part of it was encoded, and speech in it
-    /// got no text or what is no sound got some.
+    /// Turns the text of a window into spans. `None` where only part of it was encoded, and speech in it got no text.
     async fn told(
         &mut self,
         window: Window,
@@ -216,10 +216,9 @@ impl Segment<'_> {
         let from_ms = seek as u64 * FRAME_MS;
         let (pieces, mut next) = spans::cut(&window.candidate.tokens, tokens.special, seek, frames);
         let end_ms = (seek + frames) as u64 * FRAME_MS;
-        let late_ms = pieces.iter().map(|piece| piece.end_ms.saturating_sub(end_ms)).max().unwrap_or(0);
         let said = pieces.into_iter().filter_map(|piece| span(tokens, piece, &window, duration_ms));
         let mut said: Vec<Span> = said.collect();
-        if positions < AUDIO_POSITIONS && (late_ms > LATE_MS_MAX || self.misses(&said, seek, next)) {
+        if positions < AUDIO_POSITIONS && self.misses(&said, seek, next) {
             return Ok(None);
         }
         let is_timed = options.words || options.hallucination_silence_ms.is_some();
@@ -290,10 +289,13 @@ impl Segment<'_> {
         language: &str,
         frames: usize,
         number: usize,
-        is_trimmed: bool,
+        positions: usize,
     ) -> Result<Option<Window>, DeviceError> {
         let Voice { tokens, .. } = self.voice;
         let Options { temperatures, best_of, beams, thresholds, .. } = self.options;
+        let is_trimmed = positions < AUDIO_POSITIONS;
+        let timestamp_max =
+            if is_trimmed { frames.div_ceil(2) as u32 } else { Sampling::default().timestamp_max };
         let prompt = self.prompt(language, frames, number == 0);
         let mut best = None;
         for (i, temperature) in temperatures.iter().enumerate() {
@@ -303,6 +305,7 @@ impl Segment<'_> {
                 temperature: *temperature,
                 seed,
                 timestamps: self.options.timestamps,
+                timestamp_max,
                 ..Sampling::default()
             };
             let found = if *temperature > 0.0 {

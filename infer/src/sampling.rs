@@ -16,11 +16,20 @@ pub struct Sampling {
     pub timestamps: bool,
     /// The latest first timestamp, in steps of 20 ms; openai's is 50 (1 s).
     pub first_timestamp_max: u32,
+    /// The latest timestamp of all, in steps of 20 ms: where a window is not encoded whole, there is nothing behind its
+    /// sound that a text could be timed by.
+    pub timestamp_max: u32,
 }
 
 impl Default for Sampling {
     fn default() -> Sampling {
-        Sampling { temperature: 0.0, seed: 0, timestamps: true, first_timestamp_max: 50 }
+        Sampling {
+            temperature: 0.0,
+            seed: 0,
+            timestamps: true,
+            first_timestamp_max: 50,
+            timestamp_max: TIMESTAMPS - 1,
+        }
     }
 }
 
@@ -92,6 +101,7 @@ impl Rules {
         forbid_each(logits, &[self.special.no_timestamps]);
         forbid(logits, end, usize::MAX);
         let first = first as usize;
+        forbid(logits, first + sampling.timestamp_max as usize + 1, end);
         if state.last_is_time && state.previous_is_time {
             forbid(logits, first, usize::MAX);
         } else if state.last_is_time {

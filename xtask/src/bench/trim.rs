@@ -145,8 +145,7 @@ fn try_model(folder: &Path, model: &str, precision: &str, clips: &[Clip]) -> Res
     let start = |trim: bool| {
         let mut command = Command::new(cargo::programs().join("examples/bench_engine"));
         command.arg(folder).arg(json!({"threads": THREADS, "precision": precision}).to_string());
-        let options =
-            json!({"beam": 1, "timestamps": true, "language": LANGUAGE, "trim": trim, "ladder": true});
+        let options = json!({"beam": 1, "timestamps": true, "language": LANGUAGE, "trim": trim, "ladder": true, "speech": true});
         Process::start(&mut command, options)
     };
     let mut process = start(false)?;
