@@ -364,7 +364,8 @@ impl Segment<'_> {
         }
         let start = prompt.len();
         prompt.extend(beginning);
-        let room = (dims.text_positions - prompt.len()).min(half.max(prefix.len() + TEXT_ROOM_MIN));
+        // The last token is sampled and never read, so it takes no position.
+        let room = (dims.text_positions + 1 - prompt.len()).min(half.max(prefix.len() + TEXT_ROOM_MIN));
         let limit = self.options.tokens_max.max(prefix.len() + 1).min(room);
         let most = quality::tokens_max(frames as u64 * FRAME_MS) + prefix.len();
         let (tokens_max, is_budget) = (limit.min(most), most < limit);
