@@ -7,6 +7,7 @@
 //! the lowest number.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
@@ -16,6 +17,9 @@ use crate::model::{LoadError, weights::Format};
 
 /// Steps of 20 ms from `<|0.00|>` to `<|30.00|>`.
 pub const TIMESTAMPS: u32 = 1_501;
+
+/// Tokens of openai's models: English-only, multilingual, from large-v3 on.
+const WHISPER_SIZES: RangeInclusive<usize> = 51_864..=51_866;
 
 /// Languages in the order of their tokens: code, English name. Models before large-v3 lack the last.
 #[rustfmt::skip]
@@ -159,9 +163,13 @@ impl Tokens {
             no_timestamps,
             first_timestamp: no_timestamps + 1,
         };
-        if (special.first_timestamp + TIMESTAMPS) as usize > vocabulary || list.len() > vocabulary {
+        let known = list.len().max((special.first_timestamp + TIMESTAMPS) as usize);
+        // Of Whisper's own sizes nothing is left over, and a vocabulary that is one token short has all special tokens in
+        // the wrong place; weights of another size may have more rows than tokens.
+        let is_whole = WHISPER_SIZES.contains(&vocabulary);
+        if known > vocabulary || (is_whole && known < vocabulary) {
             return Err(format!(
-                "it does not belong to these weights, which know {vocabulary} tokens: copy both from one model"
+                "it is of a model with {known} tokens, and the weights know {vocabulary}: copy both from one model"
             ));
         }
         let codes = if vocabulary < 51_865 { Vec::new() } else { languages_of(vocabulary) };

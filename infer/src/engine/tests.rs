@@ -18,10 +18,13 @@ const WIDTH: usize = 64;
 const INNER: usize = 128;
 const SETUP: Setup = Setup { precision: Precision::F32, threads: 2, segments: 4 };
 
-/// Tensors of a network with one layer each side, two heads and random weights, by CTranslate2's names.
-fn random_tensors(vocabulary: usize) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
+/// Shapes and values of tensors by CTranslate2's names.
+type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+/// Tensors of a network with one layer each side, two heads and random weights.
+fn random_tensors(vocabulary: usize) -> Tensors {
     let mut drawn = 0;
-    let mut tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)> = BTreeMap::new();
+    let mut tensors = Tensors::new();
     let mut add = |name: &str, shape: &[usize], scale: f64| {
         let count: u32 = shape.iter().product::<usize>() as u32;
         let values = (0..count).map(|i| ((unit(1, drawn + i) * 2.0 - 1.0) * scale) as f32).collect();
@@ -87,12 +90,17 @@ fn write_vocabulary(folder: &Path, vocabulary: usize) {
 
 /// Writes a random model as CTranslate2 does.
 pub(crate) fn write_ctranslate2(folder: &Path, vocabulary: usize) {
+    write_tensors(folder, random_tensors(vocabulary));
+    write_vocabulary(folder, vocabulary);
+}
+
+/// Writes `model.bin` with these tensors.
+fn write_tensors(folder: &Path, tensors: Tensors) {
     let text = |bytes: &mut Vec<u8>, text: &str| {
         bytes.extend((text.len() as u16 + 1).to_le_bytes());
         bytes.extend(text.as_bytes());
         bytes.push(0);
     };
-    let tensors = random_tensors(vocabulary);
     let mut bytes = 6u32.to_le_bytes().to_vec();
     text(&mut bytes, "WhisperSpec");
     bytes.extend(3u32.to_le_bytes());
@@ -111,7 +119,6 @@ pub(crate) fn write_ctranslate2(folder: &Path, vocabulary: usize) {
     }
     bytes.extend(0u32.to_le_bytes());
     fs::write(folder.join("model.bin"), bytes).unwrap();
-    write_vocabulary(folder, vocabulary);
 }
 
 /// Tensors as they stand in a file: name, shape and bytes.
@@ -119,7 +126,7 @@ type Stored = BTreeMap<String, (Vec<usize>, Vec<u8>)>;
 
 /// Writes tensors of CTranslate2's names as a Hugging Face folder in two pieces; queries, keys and values
 /// become three tensors, and keys lose their bias.
-fn write_hugging_face(folder: &Path, tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>, heads: usize) {
+fn write_hugging_face(folder: &Path, tensors: Tensors, heads: usize) {
     let mut pieces: [Stored; 2] = Default::default();
     for (name, (shape, values)) in tensors {
         let steps: Vec<&str> = name.split('/').collect();
@@ -435,6 +442,98 @@ fn damaged_weights_are_named() {
     fs::remove_file(&file).unwrap();
     let message = Engine::load(folder.path(), SETUP).err().unwrap().to_string();
     assert!(message.contains("model.bin or model.safetensors is missing"), "{message}");
+}
+
+/// What a folder of weights that a change was made to is refused with, in both formats.
+#[track_caller]
+fn refused(change: impl Fn(&mut Tensors), expected: [&str; 2]) {
+    let mut tensors = random_tensors(51_864);
+    change(&mut tensors);
+    for (format, expected) in expected.into_iter().enumerate() {
+        let folder = tempfile::tempdir().unwrap();
+        write_vocabulary(folder.path(), 51_864);
+        let file = if format == 0 {
+            write_tensors(folder.path(), tensors.clone());
+            "model.bin"
+        } else {
+            write_hugging_face(folder.path(), tensors.clone(), 2);
+            "model.safetensors.index.json"
+        };
+        let message = Engine::load(folder.path(), SETUP).err().unwrap().to_string();
+        assert!(message.contains(&format!("{file} cannot be used: {expected}")), "{message}");
+    }
+}
+
+/// Numbers do not matter where shapes are refused.
+fn reshape(tensors: &mut Tensors, name: &str, shape: &[usize]) {
+    tensors.insert(name.to_owned(), (shape.to_owned(), vec![0.5; shape.iter().product()]));
+}
+
+#[test]
+fn weights_that_do_not_fit_each_other_are_named_with_what_was_expected() {
+    let mels = |mels| move |tensors: &mut Tensors| reshape(tensors, "encoder/conv1/weight", &[64, mels, 3]);
+    let bands = "it hears 64 mel bands; Whisper models hear 80 or 128";
+    refused(mels(64), [bands, bands]);
+    refused(
+        |tensors| reshape(tensors, "encoder/conv1/weight", &[64, 80, 5]),
+        [
+            "encoder/conv1/weight is not (width, mels, 3): not a Whisper model",
+            "encoder/conv1/weight is not (width, mels, 3): not a Whisper model",
+        ],
+    );
+    refused(
+        |tensors| reshape(tensors, "decoder/layer_0/ffn/linear_0/weight", &[INNER, WIDTH + 1]),
+        [
+            "decoder/layer_0/ffn/linear_0/weight has shape [128, 65] where [128, 64] was expected",
+            "decoder.layers.0.fc1.weight has shape [128, 65] where [128, 64] was expected",
+        ],
+    );
+    refused(
+        |tensors| reshape(tensors, "encoder/position_encodings/encodings", &[1_499, WIDTH]),
+        [
+            "encoder/position_encodings/encodings has shape [1499, 64] where [1500, 64] was expected",
+            "encoder.embed_positions.weight has shape [1499, 64] where [1500, 64] was expected",
+        ],
+    );
+    refused(
+        |tensors| reshape(tensors, "decoder/embeddings/weight", &[51_864 * WIDTH]),
+        [
+            "decoder/embeddings/weight has shape [3319296], which is not of rank 2",
+            "decoder.embed_tokens.weight has shape [3319296], which is not of rank 2",
+        ],
+    );
+    refused(
+        |tensors| drop(tensors.remove("decoder/layer_0/attention/linear_2/bias")),
+        [
+            "it has no tensor decoder/layer_0/attention/linear_2/bias: not a Whisper model",
+            "it has no tensor decoder.layers.0.encoder_attn.out_proj.bias: not a Whisper model",
+        ],
+    );
+    // With 128 bands the same network is one of large-v3's kind.
+    let folder = tempfile::tempdir().unwrap();
+    let mut tensors = random_tensors(51_864);
+    mels(128)(&mut tensors);
+    write_tensors(folder.path(), tensors);
+    write_vocabulary(folder.path(), 51_864);
+    let engine = Engine::load(folder.path(), SETUP).unwrap();
+    assert_eq!(engine.info().mels, 128);
+    transcribe(&engine, &hum(1), &Options { temperatures: vec![0.0], tokens_max: 4, ..Options::default() })
+        .unwrap();
+}
+
+#[test]
+fn a_vocabulary_of_other_weights_is_named() {
+    for (weights, vocabulary) in [(51_864, 51_865), (51_865, 51_864)] {
+        let folder = tempfile::tempdir().unwrap();
+        write_tensors(folder.path(), random_tensors(weights));
+        write_vocabulary(folder.path(), vocabulary);
+        let message = Engine::load(folder.path(), SETUP).err().unwrap().to_string();
+        let expected = format!(
+            "vocabulary.txt cannot be used: it is of a model with {vocabulary} tokens, and the weights know {weights}: \
+             copy both from one model"
+        );
+        assert!(message.contains(&expected), "{message}");
+    }
 }
 
 /// Folder of an environment variable, or a plain line saying that the test does not run.

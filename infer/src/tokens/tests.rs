@@ -19,7 +19,8 @@ pub(crate) fn small() -> Tokens {
         "notimestamps",
     ];
     list.extend(special.map(|name| format!("<|{name}|>")));
-    Tokens::new(list, 51_864).expect("the list has what is needed")
+    let vocabulary = list.len() + TIMESTAMPS as usize;
+    Tokens::new(list, vocabulary).expect("the list has what is needed")
 }
 
 fn spelled(tokens: &Tokens, text: &str) -> Vec<String> {
@@ -143,9 +144,20 @@ fn a_vocabulary_of_another_model_is_refused() {
     assert!(complaint(&["a", "b"]).contains("has no token <|notimestamps|>"));
     let mut list: Vec<String> =
         small().bytes.iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect();
-    assert!(Tokens::new(list.clone(), 1_000).err().unwrap().contains("does not belong to these weights"));
+    let known = list.len() + TIMESTAMPS as usize;
+    for vocabulary in [1_000, known - 1, 51_864, 51_866] {
+        let told = Tokens::new(list.clone(), vocabulary).err().unwrap();
+        assert!(
+            told.contains(&format!("of a model with {known} tokens, and the weights know {vocabulary}")),
+            "{told}"
+        );
+    }
     list[0] = "xx".into();
-    assert!(Tokens::new(list, 51_864).err().unwrap().contains("lacks single bytes"));
+    // Weights of a size that is not Whisper's may have more rows than tokens.
+    for vocabulary in [known, 51_900] {
+        let told = Tokens::new(list.clone(), vocabulary).err().unwrap();
+        assert!(told.contains("lacks single bytes"), "{told}");
+    }
 }
 
 #[test]
