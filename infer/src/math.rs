@@ -1,12 +1,17 @@
 //! Arithmetic of one row in f32: logarithm of a sum, normalisation, activation. Each loop is compiled three times (AVX-512, AVX2,
 //! baseline) and picked at run time.
 
-/// Defines a function compiled for AVX-512, for AVX2 and for the baseline; the body is generic over the
-/// instruction set.
+/// Defines a function compiled for AVX-512, for AVX2 and for the baseline, and one that takes the [`Level`]; the body is
+/// generic over the instruction set.
 macro_rules! vectorised {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? = $body:ident) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident, $at:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? = $body:ident) => {
         $(#[$meta])*
         $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+            $at(Level::best(), $($arg),*)
+        }
+
+        #[inline(always)]
+        fn $at(level: Level, $($arg: $ty),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx2,fma")]
@@ -17,15 +22,15 @@ macro_rules! vectorised {
                 fn avx2($($arg: $ty),*) $(-> $ret)? {
                     $body::<Fma>($($arg),*)
                 }
-                if is_x86_feature_detected!("fma") && is_x86_feature_detected!("avx2") {
-                    if is_x86_feature_detected!("avx512f") {
-                        // SAFETY: the processor was just found to have the features it was compiled for.
-                        return unsafe { avx512($($arg),*) };
-                    }
+                match level {
+                    // SAFETY: a level is only named where the processor was found to have it.
+                    Level::Avx512 => return unsafe { avx512($($arg),*) },
                     // SAFETY: as above.
-                    return unsafe { avx2($($arg),*) };
+                    Level::Avx2 => return unsafe { avx2($($arg),*) },
+                    Level::Baseline => {}
                 }
             }
+            let _ = level;
             $body::<Baseline>($($arg),*)
         }
     };
@@ -33,19 +38,42 @@ macro_rules! vectorised {
 
 vectorised! {
     /// Returns the logarithm of the sum of exponentials of a row, given the row's maximum (finite).
-    pub fn log_sum_exp(row: &[f32], max: f32) -> f32 = log_sum_exp_body
+    pub fn log_sum_exp, log_sum_exp_at(row: &[f32], max: f32) -> f32 = log_sum_exp_body
 }
 vectorised! {
     /// Gaussian error linear unit in its exact (erf) form, in place.
-    pub fn gelu(x: &mut [f32]) = gelu_body
+    pub fn gelu, gelu_at(x: &mut [f32]) = gelu_body
 }
 vectorised! {
     /// `y += x`.
-    pub fn add(y: &mut [f32], x: &[f32]) = add_body
+    pub fn add, add_at(y: &mut [f32], x: &[f32]) = add_body
 }
 vectorised! {
     /// Normalises a row with openai's epsilon of 1e-5, then scales and shifts it; all slices have one length.
-    pub fn normalise(x: &[f32], gamma: &[f32], beta: &[f32], y: &mut [f32]) = normalise_body
+    pub fn normalise, normalise_at(x: &[f32], gamma: &[f32], beta: &[f32], y: &mut [f32]) = normalise_body
+}
+
+/// What a loop is compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Level {
+    /// What every processor of the kind has.
+    Baseline,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Level {
+    /// The widest that this processor has.
+    #[inline(always)]
+    fn best() -> Level {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("fma") && is_x86_feature_detected!("avx2") {
+            return if is_x86_feature_detected!("avx512f") { Level::Avx512 } else { Level::Avx2 };
+        }
+        Level::Baseline
+    }
 }
 
 /// Lanes of one accumulator: the width of an AVX-512 register in f32.
