@@ -123,7 +123,8 @@ pub struct Alignment {
 /// What a backend is and holds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
-    /// The device, its instructions and the form of the weights, such as `cpu avx512-vnni int8, 2 threads`.
+    /// The device, the instructions of its products and the form of the weights, the instructions of its attention, such
+    /// as `cpu avx512-vnni int8, attention avx512, 2 threads`.
     pub device: String,
     /// Bytes of weights.
     pub weight_bytes: usize,

@@ -19,6 +19,7 @@ pub mod image;
 pub mod linear;
 pub mod network;
 pub mod packed;
+pub mod parts;
 pub mod team;
 
 #[cfg(test)]
@@ -33,7 +34,8 @@ use encoder::{Encoder, Machine, arithmetic};
 use image::Image;
 use linear::Isa;
 use network::Places;
-use team::{Parts, Team};
+use parts::Parts;
+use team::Team;
 
 /// What a [`Cpu`] is to hold and to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -350,7 +352,12 @@ impl Backend for Cpu {
         let threads = team.threads();
         let plural = if threads == 1 { "" } else { "s" };
         Report {
-            device: format!("cpu {} {}, {threads} thread{plural}", isa.name(), places.precision.name()),
+            device: format!(
+                "cpu {} {}, attention {}, {threads} thread{plural}",
+                isa.name(),
+                places.precision.name(),
+                attention::Isa::best(places.dims.width / places.dims.decoder_heads).name(),
+            ),
             weight_bytes: self.image.size(),
             state_bytes: self.slots.iter().flatten().map(SoundCache::bytes).sum::<usize>()
                 + self.encoder.bytes()

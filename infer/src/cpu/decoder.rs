@@ -7,7 +7,8 @@ use super::encoder::{Machine, prepare};
 use super::image::{LinearPlace, NormPlace};
 use super::linear::{Linear, Rows, Store, Weights, quantise};
 use super::network::Places;
-use super::team::{Parts, Team};
+use super::parts::Parts;
+use super::team::Team;
 use crate::math::{add, normalise};
 use crate::model::Dims;
 

@@ -11,7 +11,8 @@
 
 use std::ops::Range;
 
-use super::team::{Parts, Team};
+use super::parts::Parts;
+use super::team::Team;
 use crate::math;
 
 #[cfg(target_arch = "x86_64")]

@@ -1,10 +1,10 @@
 //! Keys and values of all heads of a layer, packed, and the passes of blocks of queries over them.
 
 use std::cell::RefCell;
-use std::marker::PhantomData;
 
 use super::kernels::{Isa, Kernels, Shared, by_isa};
 use super::{BLOCK, HEAD_WIDTH_MAX, Heads, LANES, POSITIONS_MAX, Split};
+use crate::cpu::parts::{Parts, Shares};
 
 /// How keys and values are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,17 +125,17 @@ impl Memory {
         assert!(rows.len() >= (positions - 1) * layout.stride + last, "the rows hold every position");
         self.positions = positions;
         let (form, isa) = (self.form, self.isa);
-        let keys = self.keys.parts(count);
-        let values = self.values.parts(count);
-        let key_scales = self.key_scales.parts(count);
-        let key_means = self.key_means.parts(count);
-        let value_scales = self.value_scales.parts(count);
-        let value_means = self.value_means.parts(count);
+        let keys = self.keys.shares(count);
+        let values = self.values.shares(count);
+        let key_scales = self.key_scales.shares(count);
+        let key_means = self.key_means.shares(count);
+        let value_scales = self.value_scales.shares(count);
+        let value_means = self.value_means.shares(count);
         let tiles = positions.div_ceil(LANES);
         split(count, &|head| {
             // SAFETY: each head is one task, which alone takes the head's part of each.
             let [keys, values, key_scales, key_means, value_scales, value_means] = unsafe {
-                [&keys, &values, &key_scales, &key_means, &value_scales, &value_means].map(|x| x.get(head))
+                [&keys, &values, &key_scales, &key_means, &value_scales, &value_means].map(|x| x.of(head))
             };
             let (key_rows, value_rows) =
                 (&rows[layout.keys + head * width..], &rows[layout.values + head * width..]);
@@ -187,7 +187,7 @@ impl Memory {
                 by_isa!(self.isa, K => self.block::<K>(head, n, query, scratch));
                 for (row, mixed) in scratch.out[..n * width].chunks_exact(width).enumerate() {
                     // SAFETY: the caller holds this head's part of the rows.
-                    let out = unsafe { out.data.range((from + row) * out.stride + head * width, width) };
+                    let out = unsafe { out.data.part((from + row) * out.stride + head * width, width) };
                     out.copy_from_slice(mixed);
                 }
             }
@@ -348,10 +348,9 @@ impl Aligned {
         &mut self.padded[self.start..][..self.words]
     }
 
-    /// Equal parts for tasks that run at once.
-    pub fn parts(&mut self, count: usize) -> Parts<'_, u32> {
-        let part = self.words / count;
-        Parts::new(self.words_mut(), part)
+    /// Equal shares for tasks that run at once.
+    pub fn shares(&mut self, count: usize) -> Shares<'_, u32> {
+        Shares::new(self.words_mut(), count)
     }
 }
 
@@ -373,44 +372,4 @@ pub fn floats(words: &[u32]) -> &[f32] {
 pub fn floats_mut(words: &mut [u32]) -> &mut [f32] {
     // SAFETY: as above, and the words are borrowed mutably.
     unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }
-}
-
-/// A slice whose parts are written by tasks that run at once.
-#[derive(Debug)]
-pub struct Parts<'a, T> {
-    data: *mut T,
-    length: usize,
-    part: usize,
-    slice: PhantomData<&'a mut [T]>,
-}
-
-// SAFETY: the elements can be sent, and whoever takes a part promises that no other task has it.
-unsafe impl<T: Send> Sync for Parts<'_, T> {}
-
-impl<'a, T> Parts<'a, T> {
-    /// Parts of `part` elements each.
-    pub fn new(slice: &'a mut [T], part: usize) -> Parts<'a, T> {
-        Parts { data: slice.as_mut_ptr(), length: slice.len(), part, slice: PhantomData }
-    }
-
-    /// Part `index`.
-    ///
-    /// # Safety
-    /// No other task has it.
-    #[expect(clippy::mut_from_ref, reason = "the caller promises to be alone with the part")]
-    pub unsafe fn get(&self, index: usize) -> &mut [T] {
-        // SAFETY: as the caller promises.
-        unsafe { self.range(index * self.part, self.part) }
-    }
-
-    /// The elements from `first` on.
-    ///
-    /// # Safety
-    /// No other task has any of them.
-    #[expect(clippy::mut_from_ref, reason = "the caller promises to be alone with the range")]
-    pub unsafe fn range(&self, first: usize, count: usize) -> &mut [T] {
-        assert!(first + count <= self.length, "the part lies inside the slice");
-        // SAFETY: inside the slice, which is borrowed for as long as this; no other task has the range.
-        unsafe { std::slice::from_raw_parts_mut(self.data.add(first), count) }
-    }
 }

@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use super::memory::{Form, Layout, Memory, Parts, Rows};
+use super::memory::{Form, Layout, Memory, Rows};
 use super::{Arithmetic, Heads, Isa, Split};
+use crate::cpu::parts::Parts;
 
 /// What one layer of the decoder needs of one window of sound: keys and values of every head.
 ///
@@ -96,7 +97,7 @@ pub fn attend_all(jobs: &[Job<'_>], queries: &[f32], out: &mut [f32], split: Spl
         taken = rows.end;
     }
     assert!(queries.len() >= taken * width, "queries are (rows, layer width)");
-    let out = Parts::new(out, 0);
+    let out = Parts::new(out);
     split(jobs.len() * heads.count, &|task| {
         let Job { cache, rows } = &jobs[task / heads.count];
         let (queries, out) = (Rows { data: queries, stride: width }, Rows { data: &out, stride: width });

@@ -3,8 +3,9 @@
 use std::cell::RefCell;
 
 use super::kernels::{Isa, Kernels, by_isa};
-use super::memory::{Aligned, Parts, floats_mut};
+use super::memory::{Aligned, floats_mut};
 use super::{BLOCK, HEAD_WIDTH_MAX, Heads, LANES, Split};
+use crate::cpu::parts::Parts;
 use crate::model::TEXT_POSITIONS_MAX;
 
 /// Keys and values of one layer for the tokens of a number of rows (texts in the making), in f32.
@@ -66,11 +67,11 @@ impl TextCache {
         }
         let Heads { count, width } = self.heads;
         let (isa, room) = (self.isa, self.room);
-        let (keys, values) = (self.keys.parts(count), self.values.parts(count));
-        let mixed = Parts::new(mixed, 0);
+        let (keys, values) = (self.keys.shares(count), self.values.shares(count));
+        let mixed = Parts::new(mixed);
         split(count, &|head| {
             // SAFETY: each head is one task, which alone takes the head's part of each.
-            let (keys, values) = unsafe { (floats_mut(keys.get(head)), floats_mut(values.get(head))) };
+            let (keys, values) = unsafe { (floats_mut(keys.of(head)), floats_mut(values.of(head))) };
             for (item, qkv) in items.iter().zip(qkv.chunks_exact(3 * layer_width)) {
                 let row = item.row * room * LANES * width;
                 let (tile, lane) = (item.position / LANES, item.position % LANES);
@@ -90,7 +91,7 @@ impl TextCache {
                     by_isa!(isa, K => block::<K>(group, width, query, keys, values, scratch));
                     for (i, result) in scratch.out[..group.len() * width].chunks_exact(width).enumerate() {
                         // SAFETY: the head's part of the items' results is this task's.
-                        let out = unsafe { mixed.range((first + i) * layer_width + head * width, width) };
+                        let out = unsafe { mixed.part((first + i) * layer_width + head * width, width) };
                         out.copy_from_slice(result);
                     }
                     first += group.len();

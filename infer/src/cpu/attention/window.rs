@@ -1,7 +1,8 @@
 //! Attention of the encoder's positions to each other.
 
-use super::memory::{Form, Layout, Memory, Parts, Rows};
+use super::memory::{Form, Layout, Memory, Rows};
 use super::{Arithmetic, BLOCK, Heads, Isa, Split};
+use crate::cpu::parts::Parts;
 
 /// Queries of a task: keys and values of a head are read from the second-level cache ten times a task.
 const TASK_QUERIES: usize = 10 * BLOCK;
@@ -55,7 +56,7 @@ impl WindowAttention {
             split,
         );
         let memory = &self.memory;
-        let mixed = Parts::new(mixed, 0);
+        let mixed = Parts::new(mixed);
         let blocks = positions.div_ceil(TASK_QUERIES);
         split(memory.heads().count * blocks, &|task| {
             let (head, first) = (task / blocks, task % blocks * TASK_QUERIES);
