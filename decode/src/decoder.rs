@@ -18,6 +18,8 @@ use crate::speech::{BATCH_SAMPLES, Detector, Frame, HEARD_SAMPLES};
 const STEP_MS: u64 = 1_000;
 /// Output channels with `Channels::Each`.
 const CHANNELS_MAX: u16 = 8;
+/// The largest sample that is taken for sound, nominally 1: some files hold whole numbers of 16 bits as floats.
+const LOUDEST: f32 = 1e6;
 
 /// What becomes of the channels of a recording.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -293,8 +295,10 @@ impl Decoder {
     /// Gives each lane its share of the block.
     fn take_block(&mut self) -> Result<(), DecodeError> {
         let block = &mut self.block;
-        // A broken float file may hold anything; one NaN would silence a filter for good.
-        block.samples.iter_mut().filter(|s| !s.is_finite()).for_each(|s| *s = 0.0);
+        // A broken float file may hold anything, and neither NaN nor infinity may come out of sums over its samples.
+        for sample in &mut block.samples {
+            *sample = if sample.is_finite() { sample.clamp(-LOUDEST, LOUDEST) } else { 0.0 };
+        }
         let frames = block.samples.chunks_exact(block.channels);
         for at in 0..self.lanes.len() {
             let mono: Vec<f32> = match self.options.channels {

@@ -228,6 +228,49 @@ fn cut_in_half() {
     }
 }
 
+/// A wav of 32-bit floats, two channels at 48 kHz.
+fn float_wav(samples: &[f32]) -> Vec<u8> {
+    let mut bytes = wav_header(48_000, 2, 4 * samples.len() as u32);
+    bytes[20] = 3;
+    bytes[28..32].copy_from_slice(&(48_000u32 * 8).to_le_bytes());
+    bytes[32..36].copy_from_slice(&[8, 0, 32, 0]);
+    bytes.extend(samples.iter().flat_map(|x| x.to_le_bytes()));
+    bytes
+}
+
+/// Speech in floats, which may hold what is no number, and numbers that no sound has.
+#[test]
+fn floats_that_are_no_sound_are_silence() {
+    let Some(studio) = studio("floats_that_are_no_sound_are_silence") else { return };
+    let clip = std::fs::read(&studio.clip).expect("the clip was made");
+    let start = clip.windows(4).position(|name| name == b"data").expect("a wav has data") + 8;
+    let speech: Vec<f32> = clip[start..]
+        .as_chunks()
+        .0
+        .iter()
+        .map(|bytes| f32::from(i16::from_le_bytes(*bytes)) / 32_768.0)
+        .collect();
+    let behind = |second: f32| [&[second; 96_000][..], &speech].concat();
+    let read = |samples: &[f32]| {
+        let (parts, summary) = run_bytes(&float_wav(samples), DecodeOptions::default()).expect("it is a wav");
+        assert_eq!(summary.audio_ms, 15_000);
+        parts
+    };
+    let clean = read(&behind(0.0));
+    assert!(!clean.is_empty(), "there is speech in it");
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        assert_eq!(read(&behind(bad)), clean, "{bad} is silence");
+        // In the middle of speech too.
+        let mut holes = behind(0.0);
+        let mut silent = holes.clone();
+        (150_000..holes.len()).step_by(9_001).for_each(|at| (holes[at], silent[at]) = (bad, 0.0));
+        assert_eq!(read(&holes), read(&silent), "{bad} is silence");
+    }
+    // The sum of both channels would be infinite; what comes a second later is heard.
+    let loud = read(&behind(f32::MAX));
+    assert_eq!(loud.last().map(|part| part.end_sample), clean.last().map(|part| part.end_sample));
+}
+
 #[test]
 fn what_follows_a_hole_keeps_its_time() {
     let Some(studio) = studio("what_follows_a_hole_keeps_its_time") else { return };
