@@ -14,7 +14,10 @@ Word errors: both sides lower-cased, numbers and abbreviations left as they are,
 else but letters and digits taken as a space; then the edit distance between the words. `whisper-normalizer`, where it
 is installed, replaces this with openai's English normaliser; the summary says which one was used.
 
-Windows whose tokens differ are printed with both texts. `--ladder` lets both engines climb the temperatures, where
+Windows whose tokens differ are printed with both texts. In float32 with one beam and without the ladder also with the
+first token that differs and how far our likeliest logit was above the second there: sums in another order may turn what
+is nearly a tie (below 1e-2), and what follows is another text; a difference anywhere else is a fault, and the script
+ends with 1. `--ladder` lets both engines climb the temperatures, where
 sampling makes texts differ for good reason; then only word errors are worth comparing.
 """
 
@@ -22,6 +25,7 @@ import argparse
 import json
 import pathlib
 import subprocess
+import sys
 import tempfile
 import time
 import unicodedata
@@ -29,6 +33,9 @@ import wave
 
 import faster_whisper
 import numpy as np
+
+# Logits nearer than this may come out in another order where sums are taken in another order.
+TIE = 1e-2
 
 
 def main():
@@ -50,8 +57,11 @@ def main():
         windows = [w for clip in clips for w in cut(clip, pathlib.Path(folder))]
         ours, ours_s = run_ours(arguments, windows)
         theirs, theirs_s = run_theirs(arguments, windows)
+        differing = [w["path"] for w in windows if ours[w["path"]]["tokens"] != theirs[w["path"]]["tokens"]]
+        is_exact = arguments.precision == "f32" and arguments.beams == 1 and not (arguments.ladder or arguments.trim)
+        chosen = tell_chosen(arguments, differing) if is_exact else {}
     seconds = sum(w["seconds"] for w in windows)
-    same = 0
+    same = ties = 0
     for window in windows:
         path = window["path"]
         if ours[path]["tokens"] == theirs[path]["tokens"]:
@@ -59,6 +69,11 @@ def main():
             continue
         print(f"differs: {window['clip'].name} at {window['start']:.1f} s")
         print(f"  ours:   {ours[path]['language']} {ours[path]['text']}\n  theirs: {theirs[path]['language']} {theirs[path]['text']}")
+        if path in chosen:
+            first, token, margin = part(ours[path]["tokens"], theirs[path]["tokens"], chosen[path])
+            ties += margin < TIE
+            verdict = "a tie" if margin < TIE else "NO TIE"
+            print(f"  at token {first} ({token}) the second logit is {margin:.5f} below the first: {verdict}")
     words = ours_errors = theirs_errors = 0
     for clip in clips:
         reference = clip.with_suffix(".txt")
@@ -72,10 +87,14 @@ def main():
         words, ours_errors, theirs_errors = words + len(expected), ours_errors + a, theirs_errors + b
     print(f"model {arguments.model}; {len(clips)} clips, {len(windows)} windows, {seconds:.0f} s; normaliser: {name}")
     print(f"tokens equal in {same} of {len(windows)} windows")
+    faults = len(differing) - ties if is_exact else 0
+    if is_exact:
+        print(f"where they part: {ties} at a tie (logits within {TIE:g}), {faults} elsewhere")
     print(f"word errors of {words}: ours {ours_errors}, faster-whisper {faster_whisper.__version__} {theirs_errors}")
     if arguments.words:
         tell_words([(ours[w["path"]]["words"], theirs[w["path"]]["words"]) for w in windows])
     print(f"time: ours {ours_s:.1f} s, faster-whisper {theirs_s:.1f} s (each {arguments.threads} threads, loading left out)")
+    sys.exit(1 if faults else 0)
 
 
 def normaliser():
@@ -108,6 +127,29 @@ def cut(clip, folder):
             file.writeframes(pcm[start:end].tobytes())
         yield {"clip": clip, "path": str(path), "pcm": pcm[start:end], "start": start / 16000, "seconds": (end - start) / 16000}
         start = end
+
+
+def tell_chosen(arguments, paths):
+    """What we choose in some windows: tokens, each with its margin over the second."""
+    command = [arguments.program, arguments.model, "--threads", str(arguments.threads), "--precision", "f32"]
+    command += ["--greedy", "--margins"] + (["--language", arguments.language] if arguments.language else [])
+    lines = subprocess.run(command + paths, check=True, capture_output=True, text=True).stdout.splitlines()
+    return {told["file"]: told["chosen"] for told in map(json.loads, lines)}
+
+
+def part(ours, theirs, chosen):
+    """Where two lists of tokens part: index, our token there (none at our end), and the margin of its choice.
+
+    What was chosen holds more than the text: ends, and what stood unfinished behind the last timestamp of a window. Where
+    such stand before the token, the choice that parted may have been one of them, so the smallest margin counts.
+    """
+    first = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
+    at = 0
+    for token in ours[:first]:
+        at = next(i for i in range(at, len(chosen)) if chosen[i][0] == token) + 1
+    token = ours[first] if first < len(ours) else None
+    end = next((i for i in range(at, len(chosen)) if chosen[i][0] == token), at)
+    return first, token, min(margin for _, margin in chosen[at : end + 1])
 
 
 def run_ours(arguments, windows):
