@@ -34,7 +34,7 @@ fn main() -> Result<()> {
     let [_, folder, settings] = &arguments[..] else { anyhow::bail!("name a model folder and settings") };
     let settings: Value = serde_json::from_str(settings).context("read the settings")?;
     let threads = settings["threads"].as_u64().unwrap_or(0) as usize;
-    let precision = if settings["precision"] == "f32" { Precision::F32 } else { Precision::Int8 };
+    let precision = settings["precision"].as_str().and_then(Precision::of).unwrap_or_default();
     let begun = Instant::now();
     let engine = Engine::load(Path::new(folder), Setup { precision, threads, segments: CONCURRENT })?;
     let ready = begun.elapsed().as_secs_f64();

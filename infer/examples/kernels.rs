@@ -2,14 +2,17 @@
 //! decoding. Prints medians.
 //!
 //! `cargo run --release -p infer --example kernels -- [MODEL_FOLDER ...] [--threads N] [--seconds S]
-//! [--precision int8|f32]`; without a folder it measures the products alone.
+//! [--precision int8|bf16|f32]`; without a folder it measures the products alone.
 
 use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
+use half::bf16;
 use infer::backend::{Ask, Backend, Feed, Row, Run, Slot, Sound};
-use infer::cpu::linear::{Isa, Linear, PANEL, Rows, Store, Weights, pack_f32, pack_int8, quantise};
+use infer::cpu::linear::{
+    Isa, Linear, PANEL, Rows, Store, Weights, pack_bf16, pack_f32, pack_int8, quantise,
+};
 use infer::cpu::team::Team;
 use infer::cpu::{Cpu, CpuOptions, Precision};
 use infer::model::weights;
@@ -21,7 +24,7 @@ const BATCHES: [usize; 4] = [1, 4, 8, 32];
 
 fn main() -> anyhow::Result<()> {
     let (mut folders, mut threads, mut seconds) = (Vec::new(), vec![1, 2], 1.0);
-    let mut precisions = vec![Precision::Int8, Precision::F32];
+    let mut precisions = Precision::ALL.to_vec();
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().context("an option wants a value");
@@ -108,6 +111,9 @@ fn products(threads: usize, seconds: f64) {
         let mut panels = vec![0.0; padded * inputs];
         pack_f32(&stored, [outputs, inputs], &mut panels);
         report("f32", Weights::F32 { panels: &panels }, Rows::F32 { values: &x, stride: inputs });
+        let mut panels = vec![bf16::ZERO; padded * inputs];
+        pack_bf16(&stored, [outputs, inputs], &mut panels);
+        report("bf16", Weights::Bf16 { panels: &panels }, Rows::F32 { values: &x, stride: inputs });
     }
 }
 

@@ -1,7 +1,7 @@
 //! Transcribes WAV files (16 kHz, mono, 16 bit, at most 30 s) and prints one JSON object a line.
 //!
 //! `cargo run --release -p infer --example transcribe -- MODEL_FOLDER [--language de] [--translate]
-//! [--no-timestamps] [--greedy] [--beams N] [--words] [--trim] [--prompt TEXT] [--precision int8|f32] [--threads N]
+//! [--no-timestamps] [--greedy] [--beams N] [--words] [--trim] [--prompt TEXT] [--precision int8|bf16|f32] [--threads N]
 //! [--margins] FILE.wav ...`
 //!
 //! With `--margins` (and `--greedy`, without beams) each object also tells the tokens that were chosen, in order over all
@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::executor::block_on;
@@ -50,11 +50,9 @@ fn main() -> anyhow::Result<()> {
             "--prompt" => options.prompt = Some(value()?),
             "--threads" => threads = value()?.parse()?,
             "--precision" => {
-                precision = match value()?.as_str() {
-                    "f32" => Precision::F32,
-                    "int8" => Precision::Int8,
-                    other => bail!("{other:?} is no precision: int8 or f32"),
-                }
+                let name = value()?;
+                precision = Precision::of(&name)
+                    .with_context(|| format!("{name:?} is no precision: int8, bf16 or f32"))?;
             }
             "--translate" => options.task = Task::Translate,
             "--no-timestamps" => options.timestamps = false,

@@ -55,15 +55,13 @@ impl Config {
             models: env::models(from),
             slots: from.setting("infer-slots", "segments transcribed at once").within(1..=256).or("8"),
             threads: from.setting("infer-threads", "threads of the engine, 0 for one per processor").or("0"),
-            precision: match from
-                .setting("infer-precision", "form of the weights: int8 is fast, f32 exact")
-                .one_of(&["int8", "f32"])
-                .or("int8")
-                .as_str()
-            {
-                "f32" => Precision::F32,
-                _ => Precision::Int8,
-            },
+            precision: Precision::of(
+                &from
+                    .setting("infer-precision", "form of the weights: int8 is fast, f32 exact, bf16 f32 with half the memory")
+                    .one_of(&["int8", "bf16", "f32"])
+                    .or("int8"),
+            )
+            .unwrap_or_default(),
             trim: match from
                 .setting("infer-trim", "encode only the sound and a margin: auto does where it was measured to hear as well")
                 .one_of(&["auto", "on", "off"])

@@ -1,4 +1,4 @@
-//! The processor as a backend: weights in int8 or f32 ([`linear`]), attention of its own ([`attention`]), a few threads
+//! The processor as a backend: weights in int8, bf16 or f32 ([`linear`]), attention of its own ([`attention`]), a few threads
 //! ([`team`]). A step answers itself.
 
 use smallvec::smallvec;

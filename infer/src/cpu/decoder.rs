@@ -232,7 +232,7 @@ fn bring<'a>(
     bytes: &'a mut Vec<u8>,
     scales: &'a mut Vec<f32>,
 ) -> Rows<'a> {
-    if rows <= ROWS_OF_TASK || matches!(layer.weights, Weights::F32 { .. }) {
+    if rows <= ROWS_OF_TASK || !matches!(layer.weights, Weights::Int8 { .. }) {
         return prepare(machine.isa, layer, values, layer.inputs, rows, bytes, scales);
     }
     let (inputs, stride) = (layer.inputs, layer.inputs.next_multiple_of(4));

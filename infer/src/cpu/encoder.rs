@@ -213,7 +213,7 @@ impl Encoder {
 pub fn arithmetic(precision: Precision) -> Arithmetic {
     match precision {
         Precision::Int8 => Arithmetic::Fast,
-        Precision::F32 => Arithmetic::Exact,
+        Precision::Bf16 | Precision::F32 => Arithmetic::Exact,
     }
 }
 
@@ -319,7 +319,7 @@ pub fn prepare<'a>(
     scales: &'a mut Vec<f32>,
 ) -> linear::Rows<'a> {
     match layer.weights {
-        linear::Weights::F32 { .. } => linear::Rows::F32 { values, stride },
+        linear::Weights::F32 { .. } | linear::Weights::Bf16 { .. } => linear::Rows::F32 { values, stride },
         linear::Weights::Int8 { .. } => {
             let width = layer.inputs.next_multiple_of(4);
             bytes.resize(rows * width, 0);

@@ -4,6 +4,7 @@
 
 use std::marker::PhantomData;
 
+use half::bf16;
 use memmap2::Mmap;
 
 use super::linear::{Linear, PANEL, Weights};
@@ -38,6 +39,8 @@ unsafe impl Plain for i8 {}
 unsafe impl Plain for i32 {}
 // SAFETY: as above.
 unsafe impl Plain for f32 {}
+// SAFETY: as above; it is its two bytes.
+unsafe impl Plain for bf16 {}
 
 /// An array inside an image.
 #[derive(Debug, Clone, Copy)]
@@ -79,6 +82,11 @@ pub enum WeightsPlace {
         /// Panels.
         panels: Place<f32>,
     },
+    /// Rounded to 8 bits of mantissa.
+    Bf16 {
+        /// Panels.
+        panels: Place<bf16>,
+    },
 }
 
 /// Scale and shift of a normalisation inside an image, each (width).
@@ -96,15 +104,26 @@ pub enum Precision {
     /// Whole numbers of 8 bits with a scale for each output; what they are multiplied with is rounded likewise.
     #[default]
     Int8,
+    /// Single precision, with weights that are stored as bf16: half the memory of f32, and half of what a step reads.
+    Bf16,
     /// Single precision throughout.
     F32,
 }
 
 impl Precision {
-    /// Its name, for reports.
+    /// All of them, the smallest first.
+    pub const ALL: [Precision; 3] = [Precision::Int8, Precision::Bf16, Precision::F32];
+
+    /// The one of a name.
+    pub fn of(name: &str) -> Option<Precision> {
+        Precision::ALL.into_iter().find(|precision| precision.name() == name)
+    }
+
+    /// Its name, for settings and reports.
     pub fn name(self) -> &'static str {
         match self {
             Precision::Int8 => "int8",
+            Precision::Bf16 => "bf16",
             Precision::F32 => "f32",
         }
     }
@@ -133,6 +152,7 @@ impl Layout {
                 scales: self.place(padded),
                 offsets: self.place(padded),
             },
+            Precision::Bf16 => WeightsPlace::Bf16 { panels: self.place(padded * inputs) },
             Precision::F32 => WeightsPlace::F32 { panels: self.place(padded * inputs) },
         };
         LinearPlace { inputs, outputs, weights, bias: self.place(padded) }
@@ -199,6 +219,7 @@ impl Image {
                 offsets: self.get(offsets),
             },
             WeightsPlace::F32 { panels } => Weights::F32 { panels: self.get(panels) },
+            WeightsPlace::Bf16 { panels } => Weights::Bf16 { panels: self.get(panels) },
         };
         Linear { inputs: place.inputs, outputs: place.outputs, weights, bias: self.get(place.bias) }
     }

@@ -1,13 +1,14 @@
-//! Products with weights, `y = x Wᵀ + b`, in int8 and in f32, with the weights in panels.
+//! Products with weights, `y = x Wᵀ + b`, in int8 and in f32, with the weights in panels. For f32 the weights are stored
+//! as they are or as bf16, their upper halves, which is half the memory and half of what is read.
 //!
 //! A panel holds [`PANEL`] neighbouring outputs, so that one pass over it serves up to [`TILE`] rows of x from
 //! registers. int8 panels are (inputs / 4, 64, 4), the form that `vpdpbusd` wants: four inputs of 64 outputs; f32
-//! panels are (inputs, 64). What is missing to full panels is zero.
+//! and bf16 panels are (inputs, 64). What is missing to full panels is zero.
 //!
 //! int8: a weight is q · scale with a scale for each output and q in -127..=127; a row of x is q · scale with a scale of
 //! its own, stored as q + 128 in an unsigned byte. Sums of integers are exact, so every instruction set gives the same
 //! bits. f32: each output adds its products in the order of the inputs, one at a time, so a row gives the same bits
-//! alone and beside any others.
+//! alone and beside any others. bf16 gives the bits that f32 gives with the rounded weights.
 
 use std::ops::Range;
 
@@ -15,12 +16,16 @@ use super::parts::Parts;
 use super::team::Team;
 use crate::math;
 
+use half::bf16;
+use stored::Stored;
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod gelu;
 mod portable;
+mod stored;
 #[cfg(test)]
 mod tests;
 
@@ -89,6 +94,11 @@ pub enum Weights<'a> {
     F32 {
         /// The panels.
         panels: &'a [f32],
+    },
+    /// Rounded to 8 bits of mantissa: (panels, inputs, 64).
+    Bf16 {
+        /// The panels.
+        panels: &'a [bf16],
     },
 }
 
@@ -170,12 +180,12 @@ struct Int8Tile {
     columns: usize,
 }
 
-/// One panel against up to [`TILE`] rows, in f32.
-struct F32Tile {
+/// One panel of weights stored so against up to [`TILE`] rows, in f32.
+struct F32Tile<W> {
     x: *const f32,
     x_stride: usize,
     inputs: usize,
-    panel: *const f32,
+    panel: *const W,
     bias: *const f32,
     y: *mut f32,
     y_stride: usize,
@@ -259,33 +269,56 @@ impl Linear<'_> {
                     }
                 }
             }
-            (Rows::F32 { values, stride }, Weights::F32 { panels: w }) => {
-                assert!((rows.end - 1) * stride + self.inputs <= values.len(), "x holds the rows");
-                assert_eq!(w.len(), padded * self.inputs);
-                for panel in panels {
-                    for row in rows.clone().step_by(TILE) {
-                        let count = TILE.min(rows.end - row);
-                        // SAFETY: as above.
-                        unsafe {
-                            let tile = F32Tile {
-                                x: values.as_ptr().add(row * stride),
-                                x_stride: stride,
-                                inputs: self.inputs,
-                                panel: w.as_ptr().add(panel * self.inputs * PANEL),
-                                bias: self.bias.as_ptr().add(panel * PANEL),
-                                y: y.parts.as_mut_ptr().add(row * y.stride + panel * PANEL),
-                                y_stride: y.stride,
-                                columns: PANEL.min(self.outputs - panel * PANEL),
-                            };
-                            multiply_f32(isa, count, &tile, store);
-                            if store == Store::Gelu {
-                                activate_f32(count, tile.y, tile.y_stride, tile.columns);
-                            }
-                        }
+            // SAFETY: the caller's promise; the assertions above are what is asked for.
+            (Rows::F32 { values, stride }, Weights::F32 { panels: w }) => unsafe {
+                self.multiply_wide(isa, (values, stride), w, rows, panels, y, store);
+            },
+            // SAFETY: as above.
+            (Rows::F32 { values, stride }, Weights::Bf16 { panels: w }) => unsafe {
+                self.multiply_wide(isa, (values, stride), w, rows, panels, y, store);
+            },
+            _ => panic!("x is prepared for the layer's form of weights"),
+        }
+    }
+
+    /// The part of [`Linear::multiply`] that is done in f32: `values` are rows and their distance, `w` all panels.
+    ///
+    /// # Safety
+    /// As [`Linear::multiply`], whose assertions hold: the panels are the layer's, y has room, and so has the bias.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn multiply_wide<W: Stored>(
+        &self,
+        isa: Isa,
+        (values, stride): (&[f32], usize),
+        w: &[W],
+        rows: Range<usize>,
+        panels: Range<usize>,
+        y: Target<'_>,
+        store: Store,
+    ) {
+        assert!((rows.end - 1) * stride + self.inputs <= values.len(), "x holds the rows");
+        assert_eq!(w.len(), self.panels() * PANEL * self.inputs);
+        for panel in panels {
+            for row in rows.clone().step_by(TILE) {
+                let count = TILE.min(rows.end - row);
+                // SAFETY: the assertions here and the caller's keep all that the tile reads and writes inside the slices.
+                unsafe {
+                    let tile = F32Tile {
+                        x: values.as_ptr().add(row * stride),
+                        x_stride: stride,
+                        inputs: self.inputs,
+                        panel: w.as_ptr().add(panel * self.inputs * PANEL),
+                        bias: self.bias.as_ptr().add(panel * PANEL),
+                        y: y.parts.as_mut_ptr().add(row * y.stride + panel * PANEL),
+                        y_stride: y.stride,
+                        columns: PANEL.min(self.outputs - panel * PANEL),
+                    };
+                    multiply_f32(isa, count, &tile, store);
+                    if store == Store::Gelu {
+                        activate_f32(count, tile.y, tile.y_stride, tile.columns);
                     }
                 }
             }
-            _ => panic!("x is prepared for the layer's form of weights"),
         }
     }
 
@@ -300,12 +333,15 @@ impl Linear<'_> {
                     *x = f32::from(panel[(i / 4 * PANEL + column) * 4 + i % 4]) * scales[output];
                 }
             }
-            Weights::F32 { panels } => {
-                let panel = &panels[panel * self.inputs * PANEL..];
-                row.iter_mut().enumerate().for_each(|(i, x)| *x = panel[i * PANEL + column]);
-            }
+            Weights::F32 { panels } => unpack(&panels[panel * self.inputs * PANEL..], column, row),
+            Weights::Bf16 { panels } => unpack(&panels[panel * self.inputs * PANEL..], column, row),
         }
     }
+}
+
+/// A column of a panel.
+fn unpack<W: Stored>(panel: &[W], column: usize, row: &mut [f32]) {
+    row.iter_mut().enumerate().for_each(|(i, x)| *x = panel[i * PANEL + column].wide());
 }
 
 /// Puts a tile's results in int8 through the activation while they are near.
@@ -338,14 +374,14 @@ unsafe fn activate_f32(rows: usize, y: *mut f32, stride: usize, columns: usize) 
 
 /// Calls the kernel for a tile of this many rows.
 macro_rules! rows {
-    ($rows:ident, $tile:ident, $set:ident :: $kernel:ident, $add:literal) => {
+    ($rows:ident, $tile:ident, $set:ident :: $kernel:ident $(<$stored:ident>)?, $add:literal) => {
         match $rows {
-            1 => $set::$kernel::<1, $add>($tile),
-            2 => $set::$kernel::<2, $add>($tile),
-            3 => $set::$kernel::<3, $add>($tile),
-            4 => $set::$kernel::<4, $add>($tile),
-            5 => $set::$kernel::<5, $add>($tile),
-            _ => $set::$kernel::<6, $add>($tile),
+            1 => $set::$kernel::<$($stored,)? 1, $add>($tile),
+            2 => $set::$kernel::<$($stored,)? 2, $add>($tile),
+            3 => $set::$kernel::<$($stored,)? 3, $add>($tile),
+            4 => $set::$kernel::<$($stored,)? 4, $add>($tile),
+            5 => $set::$kernel::<$($stored,)? 5, $add>($tile),
+            _ => $set::$kernel::<$($stored,)? 6, $add>($tile),
         }
     };
 }
@@ -376,20 +412,20 @@ unsafe fn multiply_int8(isa: Isa, rows: usize, tile: &Int8Tile, store: Store) {
 ///
 /// # Safety
 /// As [`multiply_int8`].
-unsafe fn multiply_f32(isa: Isa, rows: usize, tile: &F32Tile, store: Store) {
+unsafe fn multiply_f32<W: Stored>(isa: Isa, rows: usize, tile: &F32Tile<W>, store: Store) {
     // SAFETY: the caller's promise; an instruction set is only named where it was found.
     unsafe {
         match (isa, store) {
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, Store::Set | Store::Gelu) => rows!(rows, tile, avx512::f32, false),
+            (Isa::Avx512, Store::Set | Store::Gelu) => rows!(rows, tile, avx512::f32<W>, false),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, Store::Add) => rows!(rows, tile, avx512::f32, true),
+            (Isa::Avx512, Store::Add) => rows!(rows, tile, avx512::f32<W>, true),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, Store::Set | Store::Gelu) => rows!(rows, tile, avx2::f32, false),
+            (Isa::Avx2, Store::Set | Store::Gelu) => rows!(rows, tile, avx2::f32<W>, false),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, Store::Add) => rows!(rows, tile, avx2::f32, true),
-            (_, Store::Set | Store::Gelu) => portable::f32::<false>(rows, tile),
-            (_, Store::Add) => portable::f32::<true>(rows, tile),
+            (Isa::Avx2, Store::Add) => rows!(rows, tile, avx2::f32<W>, true),
+            (_, Store::Set | Store::Gelu) => portable::f32::<W, false>(rows, tile),
+            (_, Store::Add) => portable::f32::<W, true>(rows, tile),
         }
     }
 }
@@ -443,10 +479,25 @@ pub fn pack_int8(
 }
 
 /// Puts weights (outputs, inputs) into f32 panels.
-pub fn pack_f32(weights: &[f32], [outputs, inputs]: [usize; 2], panels: &mut [f32]) {
-    panels.fill(0.0);
+pub fn pack_f32(weights: &[f32], size: [usize; 2], panels: &mut [f32]) {
+    pack(weights, size, panels, 0.0, |x| x);
+}
+
+/// Puts weights (outputs, inputs) into bf16 panels, each rounded to the nearest, ties to even.
+pub fn pack_bf16(weights: &[f32], size: [usize; 2], panels: &mut [bf16]) {
+    pack(weights, size, panels, bf16::ZERO, bf16::from_f32);
+}
+
+fn pack<W: Copy>(
+    weights: &[f32],
+    [outputs, inputs]: [usize; 2],
+    panels: &mut [W],
+    zero: W,
+    of: impl Fn(f32) -> W,
+) {
+    panels.fill(zero);
     for (output, row) in weights.chunks_exact(inputs).enumerate().take(outputs) {
         let panel = &mut panels[output / PANEL * inputs * PANEL..][..inputs * PANEL];
-        row.iter().enumerate().for_each(|(i, x)| panel[i * PANEL + output % PANEL] = *x);
+        row.iter().enumerate().for_each(|(i, x)| panel[i * PANEL + output % PANEL] = of(*x));
     }
 }

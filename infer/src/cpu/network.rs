@@ -1,7 +1,7 @@
 //! The layers of a model: where each stands in the image, and how it gets there from a model folder.
 
 use super::image::{Image, Layout, LinearPlace, NormPlace, Place, Precision, WeightsPlace};
-use super::linear::{pack_f32, pack_int8};
+use super::linear::{pack_bf16, pack_f32, pack_int8};
 use crate::model::weights::Weights;
 use crate::model::{AUDIO_POSITIONS, Dims, LoadError};
 
@@ -220,6 +220,7 @@ fn pack(image: &mut Image, place: &LinearPlace, weights: &[f32]) {
             image.get_mut(offsets).copy_from_slice(&own_offsets);
         }
         WeightsPlace::F32 { panels } => pack_f32(weights, size, image.get_mut(panels)),
+        WeightsPlace::Bf16 { panels } => pack_bf16(weights, size, image.get_mut(panels)),
     }
 }
 

@@ -118,7 +118,7 @@ mod tests {
     fn what_is_read_is_what_was_packed() {
         let folder = tempfile::tempdir().unwrap();
         write_ctranslate2(folder.path(), 51_864);
-        for precision in [Precision::Int8, Precision::F32] {
+        for precision in Precision::ALL {
             let weights = Weights::open(folder.path()).unwrap();
             let places = Places::new(dims(&weights).unwrap(), precision);
             let (file, key) = named(&places, &weights).unwrap();
@@ -130,7 +130,7 @@ mod tests {
         }
         // Nothing but the files themselves is left behind.
         let left = fs::read_dir(folder.path()).unwrap().count();
-        assert_eq!(left, 4, "model, vocabulary and two packed files");
+        assert_eq!(left, 5, "model, vocabulary and three packed files");
     }
 
     #[test]

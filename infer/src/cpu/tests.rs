@@ -95,10 +95,14 @@ fn states_are_those_of_the_plain_network() {
     for threads in [1, 2] {
         let exact = given.cpu(Precision::F32, threads).encode_one(&whole(1, &pcm)).to_vec();
         assert!(distance(&exact, &states) < 1e-4 * size.max(1.0), "{}", distance(&exact, &states));
-        let fast = given.cpu(Precision::Int8, threads).encode_one(&whole(1, &pcm)).to_vec();
         // The mean error counts: single values may be off by a few steps of a byte.
-        let error = fast.iter().zip(&states).map(|(a, b)| (a - b).abs()).sum::<f32>() / states.len() as f32;
-        assert!(error < 0.02 * size, "{error} of {size}");
+        let mean = |given: &[f32]| {
+            given.iter().zip(&states).map(|(a, b)| (a - b).abs()).sum::<f32>() / states.len() as f32
+        };
+        let halved = given.cpu(Precision::Bf16, threads).encode_one(&whole(1, &pcm)).to_vec();
+        assert!(mean(&halved) < 0.002 * size, "{} of {size}", mean(&halved));
+        let fast = given.cpu(Precision::Int8, threads).encode_one(&whole(1, &pcm)).to_vec();
+        assert!(mean(&fast) < 0.02 * size, "{} of {size}", mean(&fast));
     }
 }
 
@@ -197,7 +201,7 @@ fn a_text_is_bitwise_the_same_alone_and_in_any_batch() {
         .into_iter()
         .map(|(slot, extra)| (slot, [given.prompt(), (300..300 + extra).collect()].concat()))
         .collect();
-    for precision in [Precision::F32, Precision::Int8] {
+    for precision in Precision::ALL {
         let mut together = given.cpu(precision, 2);
         let all: Vec<Sound> = sounds.iter().enumerate().map(|(slot, pcm)| whole(slot, pcm)).collect();
         together.encode(&all).unwrap();
@@ -263,7 +267,7 @@ fn silence_is_read_behind_the_start_wherever_it_stands() {
 #[test]
 fn a_step_asks_for_no_memory() {
     let given = Given::random();
-    for precision in [Precision::Int8, Precision::F32] {
+    for precision in Precision::ALL {
         // The calling thread does all the work, and only its allocations are counted.
         let mut cpu = given.cpu(precision, 1);
         let pcm = hum(3, 50);
@@ -349,6 +353,9 @@ fn a_report_tells_what_is_held() {
     assert_eq!(int8.device, format!("cpu {products} int8, attention {attention}, 2 threads"));
     assert_eq!(f32.device, format!("cpu {products} f32, attention {attention}, 1 thread"));
     assert!(int8.weight_bytes * 3 < f32.weight_bytes, "{} {}", int8.weight_bytes, f32.weight_bytes);
+    let bf16 = given.cpu(Precision::Bf16, 1).report();
+    let share = bf16.weight_bytes as f64 / f32.weight_bytes as f64;
+    assert!((0.5..0.53).contains(&share), "the weights are halved, positions and biases are not: {share}");
     assert!(int8.state_bytes > 0);
 }
 

@@ -192,7 +192,7 @@ fn a_segment_gives_the_same_alone_in_a_batch_and_late() {
 fn a_segment_gives_the_same_to_the_bit_on_the_processor() {
     let mut work = work();
     work.iter_mut().for_each(|(_, options)| options.words = true);
-    for precision in [Precision::Int8, Precision::F32] {
+    for precision in Precision::ALL {
         always_the_same(|slots, rows| random_cpu(precision, slots, rows), &work);
     }
 }

@@ -3,6 +3,7 @@
 
 use std::arch::x86_64::*;
 
+use super::stored::Stored;
 use super::{F32Tile, Int8Tile, PANEL};
 
 /// # Safety
@@ -48,14 +49,14 @@ pub unsafe fn int8<const ROWS: usize, const ADD: bool>(tile: &Int8Tile) {
 /// # Safety
 /// The tile's pointers are valid for what its sizes say; the processor has the features.
 #[target_feature(enable = "avx2,fma")]
-pub unsafe fn f32<const ROWS: usize, const ADD: bool>(tile: &F32Tile) {
+pub unsafe fn f32<W: Stored, const ROWS: usize, const ADD: bool>(tile: &F32Tile<W>) {
     for group in 0..tile.columns.div_ceil(16) {
         let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
         for input in 0..tile.inputs {
             // SAFETY: an input of the panel is 64 values, of which these are 16; a row has a value for it.
             unsafe {
                 let weights = tile.panel.add(input * PANEL + group * 16);
-                let (low, high) = (_mm256_loadu_ps(weights), _mm256_loadu_ps(weights.add(8)));
+                let (low, high) = (W::eight(weights), W::eight(weights.add(8)));
                 for (row, sums) in sums.iter_mut().enumerate() {
                     let x = _mm256_set1_ps(*tile.x.add(row * tile.x_stride + input));
                     sums[0] = _mm256_fmadd_ps(x, low, sums[0]);

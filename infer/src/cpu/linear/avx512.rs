@@ -3,6 +3,7 @@
 
 use std::arch::x86_64::*;
 
+use super::stored::Stored;
 use super::{F32Tile, Int8Tile, gelu};
 
 /// Registers of a panel's 64 columns.
@@ -56,7 +57,7 @@ pub unsafe fn int8<const ROWS: usize, const ADD: bool>(tile: &Int8Tile) {
 /// # Safety
 /// The tile's pointers are valid for what its sizes say; the processor has the features.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub unsafe fn f32<const ROWS: usize, const ADD: bool>(tile: &F32Tile) {
+pub unsafe fn f32<W: Stored, const ROWS: usize, const ADD: bool>(tile: &F32Tile<W>) {
     let mut sums = [[_mm512_setzero_ps(); PARTS]; ROWS];
     let mut panel = tile.panel;
     let mut x = tile.x;
@@ -64,10 +65,10 @@ pub unsafe fn f32<const ROWS: usize, const ADD: bool>(tile: &F32Tile) {
         // SAFETY: an input of the panel is 64 values, and each row has a value for it.
         unsafe {
             let weights: [__m512; PARTS] = [
-                _mm512_loadu_ps(panel),
-                _mm512_loadu_ps(panel.add(16)),
-                _mm512_loadu_ps(panel.add(32)),
-                _mm512_loadu_ps(panel.add(48)),
+                W::sixteen(panel),
+                W::sixteen(panel.add(16)),
+                W::sixteen(panel.add(32)),
+                W::sixteen(panel.add(48)),
             ];
             for (row, sums) in sums.iter_mut().enumerate() {
                 let value = _mm512_set1_ps(*x.add(row * tile.x_stride));

@@ -1,5 +1,6 @@
 //! The loops without intrinsics: what the others are tested against, and what other processors run.
 
+use super::stored::Stored;
 use super::{F32Tile, Int8Tile, PANEL, round};
 
 /// # Safety
@@ -32,7 +33,7 @@ pub unsafe fn int8<const ADD: bool>(rows: usize, tile: &Int8Tile) {
 
 /// # Safety
 /// The tile's pointers are valid for what its sizes say.
-pub unsafe fn f32<const ADD: bool>(rows: usize, tile: &F32Tile) {
+pub unsafe fn f32<W: Stored, const ADD: bool>(rows: usize, tile: &F32Tile<W>) {
     for row in 0..rows {
         let mut sums = [0.0f32; PANEL];
         // SAFETY: the caller's promise: a row of `inputs`, a panel of as many times 64, 64 biases, `columns` results.
@@ -41,9 +42,10 @@ pub unsafe fn f32<const ADD: bool>(rows: usize, tile: &F32Tile) {
             let panel = std::slice::from_raw_parts(tile.panel, tile.inputs * PANEL);
             for (x, weights) in x.iter().zip(panel.as_chunks::<PANEL>().0) {
                 for (sum, weight) in sums.iter_mut().zip(weights) {
+                    let weight = weight.wide();
                     // Without the instruction a fused product is a slow call.
                     *sum = if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
-                        x.mul_add(*weight, *sum)
+                        x.mul_add(weight, *sum)
                     } else {
                         x * weight + *sum
                     };

@@ -24,6 +24,7 @@ struct Packed {
     scales: Vec<f32>,
     offsets: Vec<i32>,
     panels: Vec<f32>,
+    halves: Vec<bf16>,
     bias: Vec<f32>,
 }
 
@@ -36,10 +37,12 @@ impl Packed {
             scales: vec![1.0; padded],
             offsets: vec![1; padded],
             panels: vec![1.0; padded * size[1]],
+            halves: vec![bf16::ONE; padded * size[1]],
             bias: vec![0.0; padded],
         };
         pack_int8(weights, size, &mut packed.bytes, &mut packed.scales, &mut packed.offsets);
         pack_f32(weights, size, &mut packed.panels);
+        pack_bf16(weights, size, &mut packed.halves);
         packed.bias[..size[0]].copy_from_slice(bias);
         packed
     }
@@ -53,6 +56,21 @@ impl Packed {
         let weights = Weights::F32 { panels: &self.panels };
         Linear { inputs: self.size[1], outputs: self.size[0], weights, bias: &self.bias }
     }
+}
+
+impl Packed {
+    fn bf16(&self) -> Linear<'_> {
+        Linear { weights: Weights::Bf16 { panels: &self.halves }, ..self.f32() }
+    }
+}
+
+/// Weights rounded to bf16: the nearest number whose lower half is zero, ties to even, by its bits.
+fn rounded(weights: &[f32]) -> Vec<f32> {
+    let round = |x: &f32| {
+        let bits = x.to_bits();
+        f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
+    };
+    weights.iter().map(round).collect()
 }
 
 struct Quantised {
@@ -175,6 +193,37 @@ fn f32_gives_a_row_the_same_bits_beside_any_others() {
     }
 }
 
+/// bf16 has two twins: the same loops with the rounded weights in f32, to the bit, and the plain loops.
+#[test]
+fn bf16_gives_what_f32_gives_with_rounded_weights() {
+    for (case, size) in SIZES.into_iter().enumerate() {
+        let [outputs, inputs] = size;
+        let weights = random(case as u64, outputs * inputs);
+        let bias = random(100, outputs);
+        let packed = Packed::new(&weights, size, &bias);
+        let wide = Packed::new(&rounded(&weights), size, &bias);
+        let x = random(200 + case as u64, 60 * inputs);
+        let before = random(300, 60 * outputs);
+        let team = Team::new(2);
+        for store in [Store::Set, Store::Add, Store::Gelu] {
+            for rows in (1..=TILE + 1).chain([60]) {
+                let apply = |layer: Linear<'_>, isa| {
+                    let mut y = before[..rows * outputs].to_vec();
+                    layer.apply(isa, &team, Rows::F32 { values: &x, stride: inputs }, rows, &mut y, store);
+                    y
+                };
+                let plain = apply(packed.bf16(), Isa::Portable);
+                for isa in sets() {
+                    let got = apply(packed.bf16(), isa);
+                    assert_eq!(got, apply(wide.f32(), isa), "{size:?}, {rows} rows, {isa:?}, {store:?}");
+                    let near = got.iter().zip(&plain).all(|(a, b)| (a - b).abs() < 1e-4);
+                    assert!(near, "{size:?}, {rows} rows, {isa:?}, {store:?}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_row_of_the_weights_is_what_was_packed() {
     for size in SIZES {
@@ -185,6 +234,8 @@ fn a_row_of_the_weights_is_what_was_packed() {
         for (output, expected) in weights.chunks(inputs).enumerate() {
             packed.f32().row(output, &mut row);
             assert_eq!(row, expected);
+            packed.bf16().row(output, &mut row);
+            assert_eq!(row, rounded(expected));
             packed.int8().row(output, &mut row);
             let largest = expected.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
             assert!(row.iter().zip(expected).all(|(a, b)| (a - b).abs() <= largest / 253.0));
