@@ -5,11 +5,11 @@
 //! step of the device, hands out the answers and polls again. Readings join when a slot is free and leave when done, at
 //! every step.
 //!
-//! Who joins: the more urgent lane first, in a lane who came first. One slot is kept for the most urgent lane where
-//! there are several. A window of a less urgent lane waits for the texts of a more urgent one, but not for ever.
+//! Who joins: whose deadline is first, which is its arrival and some seconds for each lane that is more urgent. So the
+//! more urgent lane goes first, in a lane who came first, and nobody waits for ever while others come. One slot is kept
+//! for the most urgent lane where there are several. A window of a less urgent lane waits for the texts of a more urgent one, but not for ever.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{Receiver, RecvError, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
@@ -29,6 +29,9 @@ pub use desk::{Desk, RowLease, SlotLease};
 
 /// How long a window may wait for texts of more urgent lanes.
 const PATIENCE: Duration = Duration::from_millis(300);
+
+/// How much later the deadline of a lane is than that of the next more urgent one.
+const LEEWAY: Duration = Duration::from_secs(10);
 
 /// From how many slots on one is kept for the most urgent lane.
 const RESERVE_FROM: usize = 4;
@@ -104,7 +107,7 @@ struct Work {
     desk: Desk,
     readings: LocalPool,
     spawner: LocalSpawner,
-    waiting: BinaryHeap<Reverse<Job>>,
+    waiting: Vec<Job>,
     /// Rows of the steps that are not answered yet, with the lease under which each was asked for.
     under_way: VecDeque<Vec<(Row, u64)>>,
     arrivals: u64,
@@ -114,7 +117,7 @@ impl Work {
     fn new(backend: Box<dyn Backend>, inbox: Receiver<Job>) -> Work {
         let readings = LocalPool::new();
         let (desk, spawner) = (Desk::new(backend.capacity()), readings.spawner());
-        let (waiting, under_way) = (BinaryHeap::new(), VecDeque::new());
+        let (waiting, under_way) = (Vec::new(), VecDeque::new());
         Work { backend, inbox, desk, readings, spawner, waiting, under_way, arrivals: 0 }
     }
 
@@ -157,18 +160,14 @@ impl Work {
 
     fn enqueue(&mut self, job: Job) {
         self.arrivals += 1;
-        self.waiting.push(Reverse(Job { number: self.arrivals, ..job }));
+        self.waiting.push(Job { number: self.arrivals, ..job });
     }
 
     /// Lets readings join while there are slots for them.
     fn admit(&mut self) {
-        while let Some(Reverse(first)) = self.waiting.peek() {
-            let slots = self.backend.capacity().slots;
-            let kept = usize::from(slots >= RESERVE_FROM && first.urgency != URGENT);
-            if slots - self.desk.readings() <= kept {
-                return;
-            }
-            let Some(Reverse(job)) = self.waiting.pop() else { return };
+        let slots = self.backend.capacity().slots;
+        while let Some(first) = first(&self.waiting, slots, slots - self.desk.readings()) {
+            let job = self.waiting.swap_remove(first);
             metrics::joined(job.arrived.elapsed());
             let slot = self.desk.slot(job.urgency).expect("fewer readings than slots");
             let reading = (job.begin)(self.desk.clone(), slot);
@@ -227,29 +226,17 @@ fn tell(error: &DeviceError) {
     tracing::error!(%error, "the device failed");
 }
 
+/// Who of those that wait joins next where so many of the slots are free.
+fn first(waiting: &[Job], slots: usize, free: usize) -> Option<usize> {
+    let kept = |job: &Job| usize::from(slots >= RESERVE_FROM && job.urgency != URGENT);
+    let may_join = waiting.iter().enumerate().filter(|(_, job)| free > kept(job));
+    let first = may_join.min_by_key(|(_, job)| (job.deadline(), job.number));
+    first.map(|(i, _)| i)
+}
+
 impl Job {
-    fn rank(&self) -> (Urgency, u64) {
-        (self.urgency, self.number)
-    }
-}
-
-impl PartialEq for Job {
-    fn eq(&self, other: &Job) -> bool {
-        self.rank() == other.rank()
-    }
-}
-
-impl Eq for Job {}
-
-impl PartialOrd for Job {
-    fn partial_cmp(&self, other: &Job) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Job {
-    fn cmp(&self, other: &Job) -> std::cmp::Ordering {
-        self.rank().cmp(&other.rank())
+    fn deadline(&self) -> Instant {
+        self.arrived + LEEWAY * u32::from(self.urgency)
     }
 }
 

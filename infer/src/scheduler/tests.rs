@@ -291,3 +291,34 @@ async fn hold(desk: &Desk, slot: &SlotLease, mut wait: oneshot::Receiver<()>) {
         slot.encode(&pcm, 0, 100, 1_500).await.unwrap();
     }
 }
+
+/// Who joins of those that wait, each (urgency, seconds waited), the longest there first: its place.
+fn first_of(waiting: &[(Urgency, u64)], slots: usize, free: usize) -> Option<usize> {
+    let now = Instant::now() + Duration::from_secs(1_000);
+    let job = |(i, (urgency, waited)): (usize, &(Urgency, u64))| Job {
+        urgency: *urgency,
+        arrived: now - Duration::from_secs(*waited),
+        number: i as u64,
+        begin: Box::new(|_, _| unreachable!("nobody joins here")),
+    };
+    let waiting: Vec<Job> = waiting.iter().enumerate().map(job).collect();
+    first(&waiting, slots, free)
+}
+
+#[test]
+fn lanes_and_deadlines_decide_who_joins() {
+    assert_eq!(first_of(&[], 8, 8), None);
+    assert_eq!(first_of(&[(2, 0), (1, 0), (URGENT, 0)], 8, 8), Some(2));
+    assert_eq!(first_of(&[(2, 9), (1, 9), (URGENT, 0)], 8, 8), Some(2), "the more urgent lane");
+    assert_eq!(first_of(&[(1, 3), (1, 5), (1, 5)], 8, 8), Some(1), "in a lane who came first");
+    // Each lane is given ten seconds more; then it is its turn.
+    assert_eq!(first_of(&[(1, 11), (URGENT, 0)], 8, 8), Some(0));
+    assert_eq!(first_of(&[(1, 11), (URGENT, 2)], 8, 8), Some(1));
+    assert_eq!(first_of(&[(2, 19), (URGENT, 0)], 8, 8), Some(1));
+    assert_eq!(first_of(&[(2, 21), (1, 10), (URGENT, 0)], 8, 8), Some(0));
+    // The last slot is kept for the most urgent, whoever else is due; with few slots none is.
+    assert_eq!(first_of(&[(1, 60), (URGENT, 0)], 4, 1), Some(1));
+    assert_eq!(first_of(&[(1, 60)], 4, 1), None);
+    assert_eq!(first_of(&[(1, 60), (URGENT, 0)], 3, 1), Some(0));
+    assert_eq!(first_of(&[(URGENT, 9)], 8, 0), None);
+}
