@@ -35,6 +35,7 @@ struct Begun {
     start: usize,
     temperature: f32,
     seed: u64,
+    timestamp_max: u32,
     /// Ways on that are asked for; 0 where the device is to choose.
     ways: usize,
 }
@@ -80,8 +81,8 @@ impl Script {
         if let Feed::Start { slot, prompt, start, sampling } = run.feed {
             let (window, said) = self.slots.get_mut(&slot).unwrap();
             let (window, prompt) = (*window, prompt.to_vec());
-            let Sampling { temperature, seed, .. } = sampling;
-            let begun = Begun { window, prompt, start, temperature, seed, ways };
+            let Sampling { temperature, seed, timestamp_max, .. } = sampling;
+            let begun = Begun { window, prompt, start, temperature, seed, timestamp_max, ways };
             let says = (self.says)(&begun);
             seen.begun.push(begun);
             no_speech_prob = Some(says.no_speech);
@@ -227,9 +228,27 @@ fn every_guard_has_a_trimmed_window_read_whole() {
     trips(text(&[WORD; 40], 0, 9), Options { thresholds, ..trimming() });
     let many: Vec<u32> = (WORD..WORD + 10).collect();
     trips(text(&many, 0, 9), Options { tokens_max: 8, ..trimming() });
-    trips(text(&[WORD], 0, 10), trimming());
     let speech = std::iter::once(0..8_500).collect();
     trips(text(&[WORD], 0, 2), Options { speech, ..trimming() });
+}
+
+#[test]
+fn a_trimmed_window_has_no_times_behind_its_sound() {
+    let latest = |options| read_by(|_| text(&[WORD], 0, 9), options).1.begun[0].timestamp_max;
+    assert_eq!(latest(trimming()), 450);
+    assert_eq!(latest(Options::default()), 1_500);
+}
+
+#[test]
+fn a_rest_without_room_for_a_word_is_not_read() {
+    let windows = |end: u32| {
+        let end = FIRST_TIMESTAMP + end;
+        let says = Says { tokens: vec![FIRST_TIMESTAMP, WORD, end, end], ..text(&[], 0, 0) };
+        let (_, seen) = read_by(move |_| says.clone(), Options::default());
+        seen.encoded.iter().map(|(from, _)| *from).collect::<Vec<_>>()
+    };
+    assert_eq!(windows(446), [0], "80 ms are left");
+    assert_eq!(windows(445), [0, 890], "100 ms are left");
 }
 
 #[test]

@@ -171,6 +171,15 @@ fn the_first_timestamp_may_be_bounded_otherwise() {
 }
 
 #[test]
+fn no_timestamp_is_later_than_the_latest_asked_for() {
+    let mut logits = vec![0.0; VOCABULARY];
+    let sampling = Sampling { timestamp_max: 2, ..Sampling::default() };
+    rules().apply(State::new(), &sampling, &mut logits);
+    let open: Vec<usize> = (0..VOCABULARY).filter(|token| logits[*token].is_finite()).collect();
+    assert_eq!(open, [T as usize, T as usize + 1, T as usize + 2]);
+}
+
+#[test]
 fn the_likeliest_come_first_and_equal_ones_in_order() {
     let mut logits = vec![f32::NEG_INFINITY; 8];
     (logits[1], logits[2], logits[5], logits[6]) = (1.0, 2.0, 2.0, 0.0);
