@@ -188,6 +188,11 @@ pub fn heard(shard: Shard, recording: RecordingId, generation: u32) -> String {
     format!("vf:{{{shard}}}:heard:{recording}:{generation}")
 }
 
+/// What segments of a recording left as context for the next ones: the end of their text. Kept for a day.
+pub fn tail(shard: Shard, recording: RecordingId, generation: u32) -> String {
+    format!("vf:{{{shard}}}:tail:{recording}:{generation}")
+}
+
 /// The id of a drop that brings none: its entry's in the queue. Each queue counts for itself, so what waits in the queue of
 /// those in a hurry is told apart by `rt-`; a deletion must never mean the drop of another queue.
 pub fn drop_id(queue: Source, entry: &str) -> String {

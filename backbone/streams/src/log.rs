@@ -280,6 +280,20 @@ pub struct Heard {
     pub all: BTreeMap<String, String>,
 }
 
+/// What the segment before another one in its channel left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// It ended; with what it [left](Log::leave_tail), or nothing where it failed or left nothing.
+    Ended(Option<String>),
+    /// It has not ended.
+    Waits {
+        /// How many up to it have not, as far as is known; 1 where it is the next to end.
+        behind: u32,
+        /// For how long others have had to wait since the last of the channel ended.
+        since: Duration,
+    },
+}
+
 /// What became of a drop, for those who know only its drop id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropOutcome {
@@ -464,8 +478,8 @@ pub trait Log: Send + Sync + 'static {
         fact: &Message,
     ) -> Result<Appended, Error>;
 
-    /// Removes everything of a recording from its shard: work, speech, cursors, languages, dead letters, and facts
-    /// other than that of its deletion. To be called after [`delete`](Log::delete), as often as it takes to succeed.
+    /// Removes everything of a recording from its shard: work, speech, cursors, languages, tails, dead letters, and
+    /// facts other than that of its deletion. To be called after [`delete`](Log::delete), as often as it takes to succeed.
     async fn erase(&self, shard: Shard, recording: RecordingId) -> Result<Erased, Error>;
 
     /// Returns a recording's decode cursor, empty before the first part.
@@ -535,6 +549,23 @@ pub trait Log: Send + Sync + 'static {
         recording: RecordingId,
         generation: u32,
     ) -> Result<Option<String>, Error>;
+
+    /// Returns what the segment before this one in its channel left, in the round `round`. A segment has ended once its
+    /// speech is gone, whatever became of it.
+    async fn before(&self, shard: Shard, segment: &SegmentId, round: u32) -> Result<Before, Error>;
+
+    /// Keeps for the next segment of the channel what this one leaves, for a day; not of a recording that is deleted or a
+    /// generation that is cancelled. To be called before the segment is ended, as often as it is read.
+    async fn leave_tail(
+        &self,
+        shard: Shard,
+        segment: &SegmentId,
+        round: u32,
+        tail: &str,
+    ) -> Result<(), Error>;
+
+    /// Tells whether a segment waits or is being read: its speech is there.
+    async fn is_unread(&self, shard: Shard, segment: &SegmentId, round: u32) -> Result<bool, Error>;
 
     /// Announces a model that this deployment can run.
     async fn announce_model(&self, note: &ModelNote) -> Result<(), Error>;

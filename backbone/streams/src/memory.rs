@@ -37,6 +37,8 @@ struct State {
     strings: HashMap<String, Bytes>,
     /// What segments heard of their language, by key and segment.
     heard: HashMap<String, BTreeMap<String, String>>,
+    /// What segments left for the next ones, by key, round and channel.
+    tails: HashMap<String, HashMap<(u32, u16), Tails>>,
     counters: HashMap<String, (u64, u64)>,
     /// Entries ever done, by the key of their queue.
     done: HashMap<String, u64>,
@@ -47,6 +49,17 @@ struct State {
     erased: HashMap<String, BTreeSet<u64>>,
     /// While set, what adds is refused as Redis refuses it at `maxmemory`.
     full: bool,
+}
+
+/// What segments of a channel left for the next ones.
+#[derive(Default)]
+struct Tails {
+    /// The last ones, by segment.
+    kept: BTreeMap<u32, String>,
+    /// The last segment that left any.
+    last: Option<u32>,
+    /// When one first had to wait since.
+    since: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -540,6 +553,48 @@ impl Log for MemoryLog {
     ) -> Result<Option<String>, Error> {
         let kept = self.lock().strings.get(&keys::language(shard, recording, generation)).cloned();
         Ok(kept.map(|language| String::from_utf8_lossy(&language).into_owned()))
+    }
+
+    async fn before(&self, shard: Shard, segment: &SegmentId, round: u32) -> Result<Before, Error> {
+        let Some(index) = segment.index.checked_sub(1) else { return Ok(Before::Ended(None)) };
+        let mut state = self.lock();
+        let is_unread =
+            state.strings.contains_key(&keys::speech(shard, &SegmentId { index, ..*segment }, round));
+        let key = keys::tail(shard, segment.recording, segment.generation);
+        let tails = state.tails.entry(key).or_default().entry((round, segment.channel)).or_default();
+        if !is_unread {
+            return Ok(Before::Ended(tails.kept.get(&index).cloned()));
+        }
+        let behind = index.saturating_sub(tails.last.map_or(0, |last| last + 1)) + 1;
+        Ok(Before::Waits { behind, since: tails.since.get_or_insert_with(Instant::now).elapsed() })
+    }
+
+    async fn leave_tail(
+        &self,
+        shard: Shard,
+        segment: &SegmentId,
+        round: u32,
+        tail: &str,
+    ) -> Result<(), Error> {
+        let SegmentId { recording, generation, channel, index } = *segment;
+        let mut state = self.lock();
+        let marks = [keys::deleted(shard, recording), keys::cancelled(shard, recording, generation)];
+        if marks.iter().any(|mark| state.strings.contains_key(mark)) {
+            return Ok(());
+        }
+        let key = keys::tail(shard, recording, generation);
+        let tails = state.tails.entry(key).or_default().entry((round, channel)).or_default();
+        if tails.last.is_some_and(|last| index < last) {
+            return Ok(());
+        }
+        tails.kept.retain(|kept, _| kept + 1 == index);
+        tails.kept.insert(index, tail.to_owned());
+        (tails.last, tails.since) = (Some(index), None);
+        Ok(())
+    }
+
+    async fn is_unread(&self, shard: Shard, segment: &SegmentId, round: u32) -> Result<bool, Error> {
+        Ok(self.lock().strings.contains_key(&keys::speech(shard, segment, round)))
     }
 
     async fn announce_model(&self, note: &ModelNote) -> Result<(), Error> {

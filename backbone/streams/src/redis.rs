@@ -448,6 +448,24 @@ impl Log for RedisLog {
         RedisLog::language(self, shard, recording, generation).await
     }
 
+    async fn before(&self, shard: Shard, segment: &SegmentId, round: u32) -> Result<Before, Error> {
+        RedisLog::before(self, shard, segment, round).await
+    }
+
+    async fn leave_tail(
+        &self,
+        shard: Shard,
+        segment: &SegmentId,
+        round: u32,
+        tail: &str,
+    ) -> Result<(), Error> {
+        RedisLog::leave_tail(self, shard, segment, round, tail).await
+    }
+
+    async fn is_unread(&self, shard: Shard, segment: &SegmentId, round: u32) -> Result<bool, Error> {
+        RedisLog::is_unread(self, shard, segment, round).await
+    }
+
     async fn announce_model(&self, note: &ModelNote) -> Result<(), Error> {
         RedisLog::announce_model(self, note).await
     }

@@ -78,12 +78,13 @@ impl MemoryLog {
         let of_recording = |key: &String| {
             let rest = key.strip_prefix(&format!("vf:{{{shard}}}:")).and_then(|rest| rest.split_once(':'));
             rest.is_some_and(|(kind, rest)| {
-                matches!(kind, "cursor" | "heard" | "language" | "pcm")
+                matches!(kind, "cursor" | "heard" | "language" | "pcm" | "tail")
                     && rest.starts_with(&recording.to_string())
             })
         };
         state.strings.retain(|key, _| !of_recording(key));
         state.heard.retain(|key, _| !of_recording(key));
+        state.tails.retain(|key, _| !of_recording(key));
         erased
     }
 

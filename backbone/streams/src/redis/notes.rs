@@ -1,4 +1,4 @@
-//! Small values that programs agree on: cursors, outcomes of drops, speech, languages, models, leases.
+//! Small values that programs agree on: cursors, outcomes of drops, speech, languages, tails, models, leases.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,7 +11,10 @@ use super::RedisLog;
 use super::reply::unexpected;
 use crate::failpoint;
 use crate::keys;
-use crate::log::{DropOutcome, Error, Heard, ModelNote};
+use crate::log::{Before, DropOutcome, Error, Heard, ModelNote};
+
+/// How long tails are kept, at most: there are words in them, and the segments of a recording follow each other sooner.
+const TAIL_KEPT_MAX: Duration = Duration::from_secs(24 * 3600);
 
 impl RedisLog {
     pub(super) async fn cursor(&self, key: &str) -> Result<String, Error> {
@@ -83,6 +86,52 @@ impl RedisLog {
     ) -> Result<Option<String>, Error> {
         let key = keys::language(shard, recording, generation);
         self.run("read the language", redis::cmd("GET").arg(key)).await
+    }
+
+    pub(super) async fn before(
+        &self,
+        shard: Shard,
+        segment: &SegmentId,
+        round: u32,
+    ) -> Result<Before, Error> {
+        let Some(index) = segment.index.checked_sub(1) else { return Ok(Before::Ended(None)) };
+        let mut invocation = self.scripts.before.prepare_invoke();
+        invocation.key(keys::tail(shard, segment.recording, segment.generation));
+        invocation.key(keys::speech(shard, &SegmentId { index, ..*segment }, round));
+        invocation.arg(format!("{round}.{}", segment.channel)).arg(index);
+        invocation.arg(self.config.keep.min(TAIL_KEPT_MAX).as_secs());
+        let (ended, tail, behind, since_ms): (bool, String, u32, u64) =
+            self.script("read what the segment before left", &invocation).await?;
+        Ok(match ended {
+            true => Before::Ended((!tail.is_empty()).then_some(tail)),
+            false => Before::Waits { behind, since: Duration::from_millis(since_ms) },
+        })
+    }
+
+    pub(super) async fn leave_tail(
+        &self,
+        shard: Shard,
+        segment: &SegmentId,
+        round: u32,
+        tail: &str,
+    ) -> Result<(), Error> {
+        let SegmentId { recording, generation, channel, index } = *segment;
+        let mut invocation = self.scripts.leave_tail.prepare_invoke();
+        invocation.key(keys::tail(shard, recording, generation)).key(keys::deleted(shard, recording));
+        invocation.key(keys::cancelled(shard, recording, generation));
+        invocation.arg(format!("{round}.{channel}")).arg(index).arg(tail);
+        invocation.arg(self.config.keep.min(TAIL_KEPT_MAX).as_secs());
+        self.script::<u8>("keep what a segment leaves", &invocation).await.map(drop)
+    }
+
+    pub(super) async fn is_unread(
+        &self,
+        shard: Shard,
+        segment: &SegmentId,
+        round: u32,
+    ) -> Result<bool, Error> {
+        let key = keys::speech(shard, segment, round);
+        self.run("look for a segment's speech", redis::cmd("EXISTS").arg(key)).await
     }
 
     pub(super) async fn announce_model(&self, note: &ModelNote) -> Result<(), Error> {

@@ -419,6 +419,9 @@ mod server_state {
         log.announce_model(&note).await.unwrap();
         assert!(!log.hear_language(SHARD, recording(1), 0, "0.0", "de").await.unwrap().again);
         assert_eq!(log.settle_language(SHARD, recording(1), 0, "de").await.unwrap(), "de");
+        let next = segment_of(&requested(1), 1);
+        log.leave_tail(SHARD, &segment_of(&requested(1), 0), 0, "[1]").await.unwrap();
+        assert_eq!(log.before(SHARD, &next, 0).await.unwrap(), streams::Before::Ended(Some("[1]".to_owned())));
         assert!(log.fork().await.is_ok());
         assert!(log.health().await.unwrap().memory_share > 1.0);
         let error = log.ensure_groups("new", &[DECODE]).await.unwrap_err();
@@ -548,6 +551,9 @@ async fn all_keys_of_a_call_share_a_slot() {
     reader.read(&[decode, segments], 1, SHORT).await.unwrap();
     log.hear_language(shard, work.recording, 0, "0.0", "de").await.unwrap();
     log.settle_language(shard, work.recording, 0, "de").await.unwrap();
+    let next = segment_of(&work, 1);
+    log.before(shard, &next, 0).await.unwrap();
+    log.leave_tail(shard, &next, 0, "[1]").await.unwrap();
 
     // Drops live in a slot of their own.
     let drops = [Source::Ingest(Lane::Rt), Source::Ingest(Lane::Batch)];
