@@ -47,6 +47,9 @@ pub struct DecodingForm {
     prefix: Option<String>,
     /// Whether the text of a window is the context of the next one in the same segment; by default true.
     condition_on_previous_text: Option<bool>,
+    /// Whether the text of a segment is the context of the next one: the segments are then read one after the other, which
+    /// takes longer; by default false.
+    condition_across_segments: Option<bool>,
     /// Whether words get times; by default false.
     word_timestamps: Option<bool>,
     /// Whether the model leaves out the times of its text; by default false.
@@ -160,14 +163,17 @@ pub fn check_language(
 
 /// The options of decoding that are given, each by its name.
 pub fn read_decoding(params: &mut Params) -> BTreeMap<String, String> {
-    let mut given = BTreeMap::new();
+    let (mut given, mut decoding) = (BTreeMap::new(), Decoding::default());
     for name in Decoding::FIELDS {
         let Some(text) = params.text(name) else { continue };
-        let good = Decoding::default().set(name, &text).and_then(|()| check_text(&text, PROMPT_BYTES_MAX));
+        let good = decoding.set(name, &text).and_then(|()| check_text(&text, PROMPT_BYTES_MAX));
         match good {
             Ok(()) => drop(given.insert(name.to_owned(), text)),
             Err(problem) => params.problem(name, problem),
         }
+    }
+    if let Err((name, problem)) = decoding.check() {
+        params.problem(name, problem);
     }
     given
 }
@@ -314,7 +320,13 @@ mod tests {
                 `name` holds the control character '\0'; leave it out
                 `temperature` is "hot"; expected a number from 0 to 1
                 `meta.` needs a name of 1 to 500 letters behind the dot
-                `nmae` is not a parameter here; there are `beam_size`, `best_of`, `channels`, `compression_ratio_threshold`, `condition_on_previous_text`, `hallucination_silence_threshold`, `hotwords`, `key`, `language`, `length_penalty`, `log_prob_threshold`, `model`, `name`, `no_speech_threshold`, `patience`, `prefix`, `prompt`, `task`, `temperature`, `without_timestamps`, `word_timestamps`"#]],
+                `nmae` is not a parameter here; there are `beam_size`, `best_of`, `channels`, `compression_ratio_threshold`, `condition_across_segments`, `condition_on_previous_text`, `hallucination_silence_threshold`, `hotwords`, `key`, `language`, `length_penalty`, `log_prob_threshold`, `model`, `name`, `no_speech_threshold`, `patience`, `prefix`, `prompt`, `task`, `temperature`, `without_timestamps`, `word_timestamps`"#]],
+        );
+        check(
+            "condition_across_segments=true&condition_on_previous_text=false",
+            expect![
+                "`condition_across_segments` needs condition_on_previous_text, which is switched off: leave one of them out"
+            ],
         );
         check(
             "beam_size=0&best_of=x&patience=-1&hotwords=a%00b&word_timestamps=maybe&no_speech_threshold=2",

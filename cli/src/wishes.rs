@@ -69,6 +69,9 @@ pub struct Decoding {
     /// Read each piece for itself: for recordings in which the model repeats what it wrote before
     #[arg(long, alias = "no-condition-on-previous-text", help_heading = DECODING)]
     pub no_condition: bool,
+    /// Give each piece the text before it as context: names stay spelt alike, and the pieces are read one after the other
+    #[arg(long, conflicts_with = "no_condition", help_heading = DECODING)]
+    pub condition_across_segments: bool,
     /// Any option of decoding by name, such as patience=2 or no_speech_threshold=none; may be given again
     #[arg(long, value_name = "NAME=VALUE", help_heading = DECODING, value_parser = option)]
     pub decoding: Vec<(String, String)>,
@@ -86,6 +89,7 @@ impl Decoding {
             ("prefix", self.prefix.clone()),
             ("word_timestamps", self.word_timestamps.then(|| "true".to_owned())),
             ("condition_on_previous_text", self.no_condition.then(|| "false".to_owned())),
+            ("condition_across_segments", self.condition_across_segments.then(|| "true".to_owned())),
         ]);
         fields.extend(self.decoding.iter().cloned());
         fields
@@ -298,6 +302,7 @@ mod tests {
             prefix: checked("prefix", "Dear").ok(),
             word_timestamps: true,
             no_condition: true,
+            condition_across_segments: true,
             decoding: ["patience=2", "log_prob_threshold=none"].map(|text| option(text).unwrap()).into(),
         };
         let told: Vec<String> =
@@ -305,7 +310,7 @@ mod tests {
         assert_eq!(
             told.join(" "),
             "beam_size=5 best_of=3 hotwords=Ana Zé prefix=Dear word_timestamps=true \
-             condition_on_previous_text=false patience=2 log_prob_threshold=none"
+             condition_on_previous_text=false condition_across_segments=true patience=2 log_prob_threshold=none"
         );
         for (text, told) in [
             ("patience", "expected NAME=VALUE, such as patience=2"),

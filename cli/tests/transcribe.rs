@@ -28,6 +28,17 @@ fn text(bytes: &[u8]) -> String {
 
 /// The first clip, in order of names, that has a reference beside it.
 fn clip(clips: &Path) -> (PathBuf, String) {
+    read_with_reference(waves(clips).swap_remove(0))
+}
+
+/// The clip that is longest, of several segments.
+fn longest_clip(clips: &Path) -> (PathBuf, String) {
+    let length = |path: &PathBuf| path.metadata().map_or(0, |about| about.len());
+    read_with_reference(waves(clips).into_iter().max_by_key(length).expect("there are clips"))
+}
+
+/// The clips that have a reference beside them.
+fn waves(clips: &Path) -> Vec<PathBuf> {
     let mut waves: Vec<PathBuf> = std::fs::read_dir(clips)
         .expect("the folder of clips is there")
         .flatten()
@@ -35,7 +46,10 @@ fn clip(clips: &Path) -> (PathBuf, String) {
         .filter(|path| path.extension().is_some_and(|e| e == "wav") && path.with_extension("txt").exists())
         .collect();
     waves.sort();
-    let wave = waves.swap_remove(0);
+    waves
+}
+
+fn read_with_reference(wave: PathBuf) -> (PathBuf, String) {
     let reference = std::fs::read_to_string(wave.with_extension("txt")).expect("the reference can be read");
     (wave, reference)
 }
@@ -91,6 +105,22 @@ fn a_clip_becomes_its_words_in_every_format() {
     let written =
         std::fs::read_to_string(folder.path().join(format!("{name}.srt"))).expect("the file is there");
     assert!(written.starts_with("1\n00:00:"), "{written}");
+}
+
+#[test]
+fn each_segment_may_continue_the_text_before() {
+    let Some((models, clips)) = given("each_segment_may_continue_the_text_before") else { return };
+    let (wave, reference) = longest_clip(&clips);
+    let wave = wave.to_str().expect("clips have plain names");
+    let ended =
+        transcribe(&models, &["--model", "tiny.en", "--condition-across-segments", "--format", "json", wave]);
+    assert!(ended.status.success(), "{}", text(&ended.stderr));
+    let document: serde_json::Value = serde_json::from_slice(&ended.stdout).expect("it is JSON");
+    let segments = document["segments"].as_array().expect("there are segments");
+    assert!(segments.len() >= 2, "the clip must be long enough: {document}");
+    let (reference, heard) = (words(&reference), words(document["text"].as_str().unwrap_or_default()));
+    let errors = word_errors(&reference, &heard);
+    assert!(errors * 20 <= reference.len(), "{errors} of {} words are wrong: {heard:?}", reference.len());
 }
 
 #[test]

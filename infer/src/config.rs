@@ -30,6 +30,8 @@ pub struct Config {
     pub memory: ByteSize,
     /// How long a model stays loaded without use.
     pub idle: Duration,
+    /// How long a segment waits for the one before it, where the text of that one is its context.
+    pub order_wait: Duration,
     /// How long a worker may be silent before others take its segments.
     pub lease: Duration,
     /// For tests of everything around the model: see [`crate::hash`].
@@ -83,6 +85,10 @@ impl Config {
                 .setting("infer-idle", "how long a model stays loaded without use")
                 .within(Duration::from_secs(1)..=Duration::from_secs(30 * 86_400))
                 .or("30m"),
+            order_wait: from
+                .setting("infer-order-wait", "how long a segment that continues the text before waits for it, before it goes on without")
+                .within(Duration::from_secs(1)..=Duration::from_secs(86_400))
+                .or("10m"),
             lease: env::lease(from),
             hash_model: from
                 .setting("hash-model", "for tests only: offer a model `hash` that takes this long and writes a hash of the speech")

@@ -71,6 +71,9 @@ pub struct Options {
     pub language: Option<String>,
     /// Text that comes before the segment, or words to expect in it.
     pub prompt: Option<String>,
+    /// The end of the text before the segment, as the one before it [left](Output::context) it; instead of the prompt,
+    /// which stood before the first one.
+    pub previous: Option<Vec<u32>>,
     /// Words and names to expect, before the prompt in each window.
     pub hotwords: Option<String>,
     /// What the first window's text begins with.
@@ -115,6 +118,7 @@ impl Default for Options {
             task: Task::Transcribe,
             language: None,
             prompt: None,
+            previous: None,
             temperatures: vec![0.0, 0.2, 0.4, 0.6, 0.8, 1.0],
             hotwords: None,
             prefix: None,
@@ -151,6 +155,9 @@ pub struct Output {
     pub coverage: f32,
     /// Speech of a second and more without text, in milliseconds of the segment.
     pub gaps: Vec<Range<u64>>,
+    /// Tokens of the end of the text, prompt and what was [before](Options::previous) included, as a segment that follows
+    /// continues it: 223 at most. None where the last text was drawn too freely to be a context.
+    pub context: Vec<u32>,
     /// Windows whose text was found with only the sound and a margin encoded.
     pub trimmed: usize,
     /// Windows that were read again whole, because what was found that way was doubtful.
@@ -250,6 +257,10 @@ impl Engine {
         }
         if *tokens_max == 0 {
             return bad("tokens_max is at least 1".to_owned());
+        }
+        let vocabulary = self.voice.dims.vocabulary;
+        if let Some(token) = options.previous.iter().flatten().find(|token| **token as usize >= vocabulary) {
+            return bad(format!("previous text has the token {token}, and there are {vocabulary}"));
         }
         if options.task == Task::Translate && !self.info.multilingual {
             return Err(Error::CannotTranslate { model: self.info.name.clone() });

@@ -30,13 +30,14 @@ pub fn info() -> ModelInfo {
     }
 }
 
-/// Transcribes 16 kHz mono speech: four words of four hexadecimal digits.
-pub fn transcribe(pcm: &[i16]) -> Output {
+/// Transcribes 16 kHz mono speech: four words of four hexadecimal digits, of what was said before too where it is told.
+pub fn transcribe(pcm: &[i16], previous: Option<&[u32]>) -> Output {
+    let text = text_after(previous.unwrap_or_default(), pcm);
     let end_ms = pcm.len() as u64 * 1000 / crate::features::SAMPLE_RATE as u64;
     let span = Span {
         start_ms: 0,
         end_ms,
-        text: format!(" {}", text(pcm)),
+        text: format!(" {text}"),
         tokens: Vec::new(),
         avg_logprob: 0.0,
         no_speech_prob: 0.0,
@@ -51,6 +52,7 @@ pub fn transcribe(pcm: &[i16]) -> Output {
         spans: vec![span],
         coverage: 1.0,
         gaps: Vec::new(),
+        context: text.bytes().map(u32::from).collect(),
         trimmed: 0,
         reread: 0,
     }
@@ -58,21 +60,29 @@ pub fn transcribe(pcm: &[i16]) -> Output {
 
 /// The text of 16 kHz mono speech.
 pub fn text(pcm: &[i16]) -> String {
-    let digits = hex::encode(&digest(pcm)[..8]);
+    text_after(&[], pcm)
+}
+
+/// The text of 16 kHz mono speech behind what a text [left](Output::context).
+pub fn text_after(previous: &[u32], pcm: &[i16]) -> String {
+    let digits = hex::encode(&digest(previous, pcm)[..8]);
     format!("{} {} {} {}", &digits[..4], &digits[4..8], &digits[8..12], &digits[12..])
 }
 
 /// How long this speech takes, where `usual` is the setting: a few take very long.
 pub fn pause(pcm: &[i16], usual: Duration) -> Duration {
-    if digest(pcm)[8].is_multiple_of(LONG_ONE_IN) {
+    if digest(&[], pcm)[8].is_multiple_of(LONG_ONE_IN) {
         usual.max(LONGEST.min(usual * LONG_TIMES))
     } else {
         usual
     }
 }
 
-fn digest(pcm: &[i16]) -> [u8; 32] {
+fn digest(previous: &[u32], pcm: &[i16]) -> [u8; 32] {
     let mut hash = Sha256::new();
+    for token in previous {
+        hash.update(token.to_le_bytes());
+    }
     for sample in pcm {
         hash.update(sample.to_le_bytes());
     }
@@ -85,10 +95,13 @@ mod tests {
 
     #[test]
     fn the_text_is_the_speech_and_nothing_else() {
-        let output = transcribe(&[1; 16_000]);
+        let output = transcribe(&[1; 16_000], None);
         assert_eq!((output.spans[0].start_ms, output.spans[0].end_ms), (0, 1_000));
         assert_eq!(output.spans[0].text.trim(), text(&[1; 16_000]));
         assert_ne!(text(&[1; 16_000]), text(&[1; 15_999]));
+        let after = transcribe(&[1; 16_000], Some(&output.context));
+        assert_eq!(after.spans[0].text.trim(), text_after(&output.context, &[1; 16_000]));
+        assert_ne!(after.spans[0].text, output.spans[0].text);
         assert_eq!(text(&[]), "e3b0 c442 98fc 1c14", "SHA-256 of nothing");
     }
 

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use events::{
     Cause, Envelope, Event, Lane, SegmentCut, SegmentFailed, SegmentId, SegmentTranscribed, Stretch,
 };
-use streams::{Delivery, ModelNote, Outputs, SharedLog, Stage};
+use streams::{Before, Delivery, ModelNote, Outputs, SharedLog, Stage};
 use tracing::Instrument;
 
 use crate::config::{Config, Trim};
@@ -46,6 +46,8 @@ enum Problem {
     Never(Cause),
     /// It is not sure of its language; others of the recording may be.
     Unsure,
+    /// So many segments up to the one before it, whose text is its context, have not ended.
+    Behind(u32),
 }
 
 impl Infer {
@@ -119,6 +121,11 @@ impl Infer {
                 delivery.put_off(UNSURE_DELAY).await;
                 return;
             }
+            Err(Problem::Behind(segments)) => {
+                metrics::behind();
+                delivery.put_off(pause(segments)).await;
+                return;
+            }
             Err(Problem::Later(cause)) => {
                 metrics::failed(&cause.code, delivery.is_last_attempt());
                 delivery.retry(cause).await;
@@ -149,13 +156,19 @@ impl Infer {
             );
             return Err(Problem::Later(Cause::new("model_missing", message)));
         };
+        let (recording, generation) = (envelope.recording, envelope.generation);
+        let segment = SegmentId { recording, generation, channel: cut.channel, index: cut.index };
+        let redis = |error: streams::Error| Problem::Later(Cause::new("redis", error.to_string()));
+        let mut options = options(cut);
+        let is_in_order = cut.settings.decoding.condition_across_segments;
+        if is_in_order {
+            let before = self.log.before(envelope.shard, &segment, envelope.round).await.map_err(redis)?;
+            options.previous = self.previous(before)?;
+        }
         let engine = self
             .engine(&model.name)
             .await
             .map_err(|error| Problem::Later(Cause::new("model_load", format!("{error:#}"))))?;
-        let (recording, generation) = (envelope.recording, envelope.generation);
-        let segment = SegmentId { recording, generation, channel: cut.channel, index: cut.index };
-        let redis = |error: streams::Error| Problem::Later(Cause::new("redis", error.to_string()));
         let speech = self
             .log
             .speech(envelope.shard, &segment, envelope.round)
@@ -169,7 +182,6 @@ impl Infer {
         let pcm: Arc<[i16]> =
             speech.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect();
 
-        let mut options = options(cut);
         options.trim = trims(self.config.trim, model.multilingual, &cut.settings, |language| {
             trim::has_passed(&model.sha256, self.config.precision, language)
         });
@@ -197,7 +209,27 @@ impl Infer {
         metrics::trimmed(output.trimmed, output.reread);
         metrics::transcribed(&wanted.name, cut.end_ms - cut.start_ms, took, hottest);
         tracing::debug!(infer_ms, spans = output.spans.len(), "transcribed");
+        if is_in_order {
+            // Before the commit: who finds the segment ended finds what it left. Done again it leaves the same.
+            let tail = serde_json::to_string(&output.context).expect("numbers have a JSON form");
+            self.log.leave_tail(envelope.shard, &segment, envelope.round, &tail).await.map_err(redis)?;
+        }
         Ok(result(cut, output, infer_ms))
+    }
+
+    /// The text before a segment, as its context. `None` where there is none: it is the first, the one before it failed or
+    /// takes too long.
+    fn previous(&self, before: Before) -> Result<Option<Vec<u32>>, Problem> {
+        match before {
+            Before::Ended(tail) => Ok(tail.and_then(|tail| serde_json::from_str(&tail).ok())),
+            // Those behind wait longer, so that they go on one after the other.
+            Before::Waits { behind, since } if since > self.config.order_wait * behind => {
+                metrics::out_of_order();
+                tracing::warn!(?since, behind, "the segment before does not end: read without its text");
+                Ok(None)
+            }
+            Before::Waits { behind, .. } => Err(Problem::Behind(behind)),
+        }
     }
 
     /// Settles the language of a recording by what all its segments have heard so far. `None`: this one is not sure, nor
@@ -275,6 +307,9 @@ async fn unload_idle(library: Arc<Library>, idle: Duration) {
 
 /// How long a segment that is not sure of its language waits for others of its recording.
 const UNSURE_DELAY: Duration = Duration::from_secs(2);
+/// How long a segment waits for each one up to the one before it, and in all before it asks again.
+const ORDER_DELAY: Duration = Duration::from_millis(100);
+const ORDER_DELAY_MAX: Duration = Duration::from_secs(5);
 const UNLOAD_EVERY: Duration = Duration::from_secs(60);
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(10);
 
@@ -288,7 +323,7 @@ async fn run(
         Voice::Whisper(engine) => engine,
         Voice::Hash(usual) => {
             tokio::time::sleep(hash::pause(pcm, *usual)).await;
-            return Ok(hash::transcribe(pcm));
+            return Ok(hash::transcribe(pcm, options.previous.as_deref()));
         }
     };
     match engine.transcribe(Arc::clone(pcm), options.clone(), urgency).await {
@@ -305,6 +340,11 @@ fn agree(heard: &streams::Heard, lane: Lane, own: &str) -> Option<String> {
         heard.all.values().filter_map(|told| serde_json::from_str(told).ok()).collect();
     let (language, probability) = languages::together(told.iter()).unwrap_or_else(|| (own.to_owned(), 1.0));
     (probability >= languages::SURE || heard.again || lane == Lane::Rt).then_some(language)
+}
+
+/// How long to put a segment off that so many others come before.
+fn pause(behind: u32) -> Duration {
+    ORDER_DELAY.saturating_mul(behind).min(ORDER_DELAY_MAX)
 }
 
 /// The order in which segments of a lane join.

@@ -28,6 +28,16 @@ pub fn unsure() {
     counter!("infer_unsure_languages_total").increment(1);
 }
 
+/// A segment was put off because the one before it, whose text is its context, has not ended.
+pub fn behind() {
+    counter!("infer_behind_total").increment(1);
+}
+
+/// A segment was read without the text before it, because the one before it did not end in time.
+pub fn out_of_order() {
+    counter!("infer_out_of_order_total").increment(1);
+}
+
 /// An attempt at a segment failed, the last one where the segment `is_over`.
 pub fn failed(code: &str, is_over: bool) {
     if is_over {

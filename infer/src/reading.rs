@@ -71,8 +71,11 @@ impl Voice {
         segment.read().await
     }
 
-    /// The tokens of the prompt, which the first window has as context.
+    /// The tokens that the first window has as context: what was said before, or the prompt.
     fn context(&self, options: &Options) -> Vec<u32> {
+        if let Some(previous) = &options.previous {
+            return previous.clone();
+        }
         options.prompt.as_deref().map(|prompt| self.spoken(prompt)).unwrap_or_default()
     }
 
@@ -121,6 +124,8 @@ impl Segment<'_> {
             spans.extend(said);
             seek = next;
         }
+        let room = self.voice.dims.text_positions / 2 - 1;
+        let context = self.context[self.context.len().saturating_sub(room)..].to_vec();
         let mut gaps = self.gaps(&spans);
         if self.options.reread_gaps && !gaps.is_empty() {
             for gap in &gaps {
@@ -147,6 +152,7 @@ impl Segment<'_> {
             spans,
             coverage,
             gaps,
+            context,
             trimmed: self.trimmed,
             reread: self.reread,
         })

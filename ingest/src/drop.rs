@@ -225,6 +225,9 @@ impl Fields<'_> {
             // The option itself knows how long it may be.
             self.word(field, PROMPT_BYTES_MAX, |text| decoding.set(field, text));
         }
+        if let Err((field, problem)) = decoding.check() {
+            self.mistake(field, problem);
+        }
         decoding
     }
 

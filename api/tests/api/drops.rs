@@ -230,7 +230,7 @@ fn bad_uploads_are_answered_and_leave_nothing_behind() {
             expect!["400 invalid_request_error invalid_value prompt: `prompt` is longer than 65536 bytes"]
                 .assert_eq(&post(form(b"RIFF", &[("prompt", &long)]), form_type).await.error());
 
-            expect![[r#"400 invalid_request_error invalid_value lane: `lane` cannot be used: "replay" is not a lane for new audio: rt or batch; `wait` is "soon"; expected a duration such as 30s or 2min; `nmae` is not a parameter here; there are `beam_size`, `best_of`, `channels`, `compression_ratio_threshold`, `condition_on_previous_text`, `hallucination_silence_threshold`, `hotwords`, `key`, `lane`, `language`, `length_penalty`, `log_prob_threshold`, `model`, `name`, `no_speech_threshold`, `patience`, `prefix`, `prompt`, `task`, `temperature`, `wait`, `without_timestamps`, `word_timestamps`"#]]
+            expect![[r#"400 invalid_request_error invalid_value lane: `lane` cannot be used: "replay" is not a lane for new audio: rt or batch; `wait` is "soon"; expected a duration such as 30s or 2min; `nmae` is not a parameter here; there are `beam_size`, `best_of`, `channels`, `compression_ratio_threshold`, `condition_across_segments`, `condition_on_previous_text`, `hallucination_silence_threshold`, `hotwords`, `key`, `lane`, `language`, `length_penalty`, `log_prob_threshold`, `model`, `name`, `no_speech_threshold`, `patience`, `prefix`, `prompt`, `task`, `temperature`, `wait`, `without_timestamps`, `word_timestamps`"#]]
             .assert_eq(&world.post_form("/v1/recordings", b"RIFF", &[
                 ("lane", "replay"), ("wait", "soon"), ("nmae", "x"),
             ]).await.error());

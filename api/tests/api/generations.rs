@@ -94,7 +94,7 @@ fn every_mistake_in_a_run_is_told() {
             `activation` cannot be used: "maybe" is not a activation policy: auto or manual
             `rate` is -1; expected hours of audio in an hour, above 0
             `dry_run` cannot be used: provided string was not `true` or `false`
-            `sort` is not a parameter here; there are `activation`, `beam_size`, `best_of`, `channels`, `compression_ratio_threshold`, `condition_on_previous_text`, `dry_run`, `from`, `hallucination_silence_threshold`, `hotwords`, `ids`, `language`, `length_penalty`, `log_prob_threshold`, `made_by`, `model`, `no_speech_threshold`, `patience`, `prefix`, `prompt`, `rate`, `status`, `task`, `temperature`, `tenant`, `until`, `without_timestamps`, `word_timestamps`"#]].assert_eq(
+            `sort` is not a parameter here; there are `activation`, `beam_size`, `best_of`, `channels`, `compression_ratio_threshold`, `condition_across_segments`, `condition_on_previous_text`, `dry_run`, `from`, `hallucination_silence_threshold`, `hotwords`, `ids`, `language`, `length_penalty`, `log_prob_threshold`, `made_by`, `model`, `no_speech_threshold`, `patience`, `prefix`, `prompt`, `rate`, `status`, `task`, `temperature`, `tenant`, `until`, `without_timestamps`, `word_timestamps`"#]].assert_eq(
             &refused(json!({
                 "model": "huge", "language": "xx", "task": "sing", "temperature": ["hot"], "channels": "left",
                 "activation": "maybe", "rate": -1, "ids": ["7"], "status": ["queued"], "from": "yesterday",

@@ -27,6 +27,9 @@ pub struct Decoding {
     pub prefix: Option<String>,
     /// Whether the text of a window is the context of the next one in the same segment.
     pub condition_on_previous_text: bool,
+    /// Whether the text of a segment is the context of the next one in the same channel: the segments are then read one
+    /// after the other.
+    pub condition_across_segments: bool,
     /// Whether words get times.
     pub word_timestamps: bool,
     /// Whether the model leaves out the times of its text: a segment is then one span.
@@ -52,6 +55,7 @@ impl Default for Decoding {
             hotwords: None,
             prefix: None,
             condition_on_previous_text: true,
+            condition_across_segments: false,
             word_timestamps: false,
             without_timestamps: false,
             compression_ratio_threshold: Some(2.4),
@@ -74,9 +78,9 @@ impl Serialize for Decoding {
             };
         }
         entries! {
-            beam_size best_of patience length_penalty hotwords prefix condition_on_previous_text word_timestamps
-            without_timestamps compression_ratio_threshold log_prob_threshold no_speech_threshold
-            hallucination_silence_threshold
+            beam_size best_of patience length_penalty hotwords prefix condition_on_previous_text
+            condition_across_segments word_timestamps without_timestamps compression_ratio_threshold
+            log_prob_threshold no_speech_threshold hallucination_silence_threshold
         }
         map.end()
     }
@@ -84,7 +88,7 @@ impl Serialize for Decoding {
 
 impl Decoding {
     /// The names of the options: fields of a drop, parameters of the API.
-    pub const FIELDS: [&'static str; 13] = [
+    pub const FIELDS: [&'static str; 14] = [
         "beam_size",
         "best_of",
         "patience",
@@ -92,6 +96,7 @@ impl Decoding {
         "hotwords",
         "prefix",
         "condition_on_previous_text",
+        "condition_across_segments",
         "word_timestamps",
         "without_timestamps",
         "compression_ratio_threshold",
@@ -125,6 +130,7 @@ impl Decoding {
             "hotwords" => self.hotwords = read_words(text)?,
             "prefix" => self.prefix = read_words(text)?,
             "condition_on_previous_text" => self.condition_on_previous_text = read_choice(text)?,
+            "condition_across_segments" => self.condition_across_segments = read_choice(text)?,
             "word_timestamps" => self.word_timestamps = read_choice(text)?,
             "without_timestamps" => self.without_timestamps = read_choice(text)?,
             "compression_ratio_threshold" => {
@@ -145,6 +151,19 @@ impl Decoding {
                     read_or_none(text, expected, |n| n > 0.0 && n <= 30.0)?;
             }
             _ => return Err(format!("is no option of decoding; there are {}", Decoding::FIELDS.join(", "))),
+        }
+        Ok(())
+    }
+
+    /// Checks options against each other, after each was [set](Decoding::set).
+    ///
+    /// # Errors
+    /// The option that does not go with another, and what is wrong with it: the rest of a sentence that begins with the
+    /// option's name.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        if self.condition_across_segments && !self.condition_on_previous_text {
+            let problem = "needs condition_on_previous_text, which is switched off: leave one of them out";
+            return Err(("condition_across_segments", problem.to_owned()));
         }
         Ok(())
     }

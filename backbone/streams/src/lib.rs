@@ -29,8 +29,8 @@ pub use append::{Append, Appended, Erased};
 pub use dead::{Dead, DeadLetter, DeadPlace};
 pub use keys::{Queue, Source};
 pub use log::{
-    Admission, Admit, AppendOnlyFile, Backlog, Before, Claimed, Commit, DropOutcome, Emit, Emitted, Entry, Error,
-    Health, Heard, Log, Message, ModelNote, Outcome, Reader, SharedLog, Trimmed,
+    Admission, Admit, AppendOnlyFile, Backlog, Before, Claimed, Commit, DropOutcome, Emit, Emitted, Entry,
+    Error, Health, Heard, Log, Message, ModelNote, Outcome, Reader, SharedLog, Trimmed,
 };
 pub use stage::{Delivery, Ended, Options, Outputs, Stage};
 pub use survey::{ConsumerState, GroupState, LogState, QueueState, QueueTotal, Survey, Worker};

@@ -3,6 +3,8 @@ use events::{Channels, Decoding, EventId, ModelRef, RecordingId, Settings, Shard
 use super::*;
 use crate::spans::Span;
 
+mod order;
+
 fn cut(index: u32, decoding: Decoding) -> SegmentCut {
     SegmentCut {
         channel: 1,
@@ -50,6 +52,7 @@ fn output(spans: Vec<Span>) -> Output {
         spans,
         coverage: 1.0,
         gaps: Vec::new(),
+        context: Vec::new(),
         trimmed: 0,
         reread: 0,
     }
@@ -102,7 +105,8 @@ fn what_a_drop_may_ask_for_the_engine_takes() {
         Options { beams: 17, ..usual.clone() },
         Options { best_of: 17, ..usual.clone() },
         Options { patience: 10.1, ..usual.clone() },
-        Options { length_penalty: Some(1.1), ..usual },
+        Options { length_penalty: Some(1.1), ..usual.clone() },
+        Options { previous: Some(vec![1, 51_865]), ..usual },
     ] {
         assert!(engine.check(&beyond).is_err(), "{beyond:?}");
     }
@@ -118,6 +122,7 @@ fn every_option_reaches_the_engine() {
         hotwords: Some("Zé".into()),
         prefix: Some("Dear".into()),
         condition_on_previous_text: false,
+        condition_across_segments: false,
         word_timestamps: true,
         without_timestamps: true,
         compression_ratio_threshold: None,
@@ -160,6 +165,12 @@ fn segments_agree_on_a_language() {
     assert_eq!(agree(false, Lane::Rt, &[("0.0.0", unsure)], "nn").as_deref(), Some("nn"), "somebody waits");
     assert_eq!(agree(false, batch, &[("0.0.0", "[]")], "en").as_deref(), Some("en"), "nothing was told");
     assert_eq!(agree(false, batch, &[("0.0.0", "?"), ("0.1.0", sure)], "en").as_deref(), Some("en"));
+}
+
+#[test]
+fn who_comes_later_asks_later() {
+    let pauses = [1, 2, 7, 50, 1_000_000].map(|behind| pause(behind).as_millis());
+    assert_eq!(pauses, [100, 200, 700, 5_000, 5_000]);
 }
 
 #[test]

@@ -411,3 +411,78 @@ fn a_text_has_224_tokens_at_most() {
         assert_eq!((output.spans[0].tokens.len(), seen.tokens), (224, 224), "{beams} beams");
     }
 }
+
+/// Says something after what was said before; the prompt it continued, and what it leaves for the next segment.
+fn after(previous: Option<Vec<u32>>, says: Says, options: Options) -> (Vec<u32>, Vec<u32>) {
+    let (output, seen) = read_by(move |_| says.clone(), Options { previous, ..options });
+    (seen.begun[0].prompt.clone(), output.context)
+}
+
+fn plain() -> Options {
+    Options { temperatures: vec![0.0], best_of: 1, ..Options::default() }
+}
+
+#[test]
+fn a_segment_continues_what_was_said_before() {
+    let (_, voice) = random_network(1, 1);
+    let special = voice.tokens.special;
+    let (said, before) = (text(&[WORD], 0, 9), vec![WORD + 1, WORD + 2]);
+    let (prompt, context) = after(Some(before.clone()), said.clone(), plain());
+    assert_eq!(prompt, [special.previous, WORD + 1, WORD + 2, special.start]);
+    assert_eq!(context, [before.clone(), said.tokens.clone()].concat());
+
+    let names = Options { prompt: Some("Ana".into()), ..plain() };
+    let (prompt, context) = after(None, said.clone(), names.clone());
+    assert_eq!((prompt[0], prompt.last()), (special.previous, Some(&special.start)));
+    let given = prompt[1..prompt.len() - 1].to_vec();
+    assert_eq!(voice.tokens.decode(&given), " Ana");
+    assert_eq!(context, [given, said.tokens.clone()].concat(), "the prompt goes on with the text");
+    let (prompt, _) = after(Some(before.clone()), said.clone(), names.clone());
+    assert_eq!(
+        prompt,
+        [special.previous, WORD + 1, WORD + 2, special.start],
+        "it stood before the first segment"
+    );
+    let (prompt, context) = after(Some(Vec::new()), said.clone(), names);
+    assert_eq!((prompt, context), (vec![special.start], said.tokens.clone()), "what is reset stays reset");
+
+    let forgetting = Options { condition_on_previous_text: false, ..plain() };
+    assert_eq!(after(Some(before), said, forgetting).1, [0; 0]);
+}
+
+#[test]
+fn what_was_said_before_has_half_the_room() {
+    let before: Vec<u32> = (0..500).collect();
+    let said = text(&[WORD], 0, 9);
+    let (prompt, context) = after(Some(before.clone()), said.clone(), plain());
+    assert_eq!(prompt.len(), 1 + 223 + 1);
+    assert_eq!(prompt[1..224], before[500 - 223..], "its end");
+    let all = [before, said.tokens].concat();
+    assert_eq!(context, all[all.len() - 223..]);
+}
+
+#[test]
+fn a_text_that_is_drawn_freely_is_no_context() {
+    let (said, before) = (text(&[WORD], 0, 9), vec![WORD + 1]);
+    let at = |temperature| {
+        let options = Options { temperatures: vec![temperature], ..plain() };
+        after(Some(before.clone()), said.clone(), options).1
+    };
+    let all = [before.clone(), said.tokens.clone()].concat();
+    assert_eq!((at(0.0), at(0.5), at(0.6)), (all.clone(), all, Vec::new()));
+}
+
+#[test]
+fn silence_leaves_what_was_said_before() {
+    let silence = Says { logprob: -1.5, no_speech: 0.9, ..text(&[WORD], 0, 9) };
+    let before = vec![WORD + 1, WORD + 2];
+    assert_eq!(after(Some(before.clone()), silence, plain()).1, before);
+    // Speech that is read again by itself is not the end of the text.
+    let speech = std::iter::once(0..8_500).collect();
+    let short = text(&[WORD], 0, 2);
+    let tokens = short.tokens.clone();
+    let (output, seen) =
+        read_by(move |_| short.clone(), Options { previous: Some(before.clone()), speech, ..plain() });
+    assert_eq!(seen.begun.len(), 2);
+    assert_eq!(output.context, [before, tokens].concat());
+}

@@ -144,6 +144,8 @@ fn mistakes_say_what_to_do() {
             ("prefix", b"a\x07b"),
             ("word_timestamps", b"perhaps"),
             ("no_speech_threshold", b"1.5"),
+            ("condition_on_previous_text", b"false"),
+            ("condition_across_segments", b"true"),
         ],
         expect![[r#"
             "beam_size": is given more than once; give it once
@@ -152,7 +154,8 @@ fn mistakes_say_what_to_do() {
             hotwords: has 1025 bytes; at most 1024 are taken, and the model has room for a few hundred words
             prefix: holds the control character '\u{7}'; leave it out
             word_timestamps: is "perhaps"; expected true or false
-            no_speech_threshold: is "1.5"; expected a number from 0 to 1, or none to switch the test off"#]],
+            no_speech_threshold: is "1.5"; expected a number from 0 to 1, or none to switch the test off
+            condition_across_segments: needs condition_on_previous_text, which is switched off: leave one of them out"#]],
     );
     check_mistakes(
         &[("uri", b"talk.mp3")],

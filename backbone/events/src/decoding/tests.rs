@@ -29,6 +29,7 @@ fn only_what_differs_is_written() {
             ("hotwords", " "),
             ("prefix", ""),
             ("condition_on_previous_text", "true"),
+            ("condition_across_segments", "0"),
             ("word_timestamps", "false"),
             ("without_timestamps", "0"),
             ("compression_ratio_threshold", "2.4"),
@@ -50,6 +51,7 @@ fn every_option_is_read() {
         ("hotwords", " Zé, Ana\n"),
         ("prefix", "Dear"),
         ("condition_on_previous_text", "False"),
+        ("condition_across_segments", "True"),
         ("word_timestamps", "1"),
         ("without_timestamps", "TRUE"),
         ("compression_ratio_threshold", "3"),
@@ -61,7 +63,7 @@ fn every_option_is_read() {
     check(
         &all,
         expect![[
-            r#"{"beam_size":5,"best_of":3,"patience":2.0,"length_penalty":0.0,"hotwords":"Zé, Ana","prefix":"Dear","condition_on_previous_text":false,"word_timestamps":true,"without_timestamps":true,"compression_ratio_threshold":3.0,"log_prob_threshold":-0.5,"no_speech_threshold":1.0,"hallucination_silence_threshold":2.5}"#
+            r#"{"beam_size":5,"best_of":3,"patience":2.0,"length_penalty":0.0,"hotwords":"Zé, Ana","prefix":"Dear","condition_on_previous_text":false,"condition_across_segments":true,"word_timestamps":true,"without_timestamps":true,"compression_ratio_threshold":3.0,"log_prob_threshold":-0.5,"no_speech_threshold":1.0,"hallucination_silence_threshold":2.5}"#
         ]],
     );
     check(
@@ -87,6 +89,7 @@ fn what_makes_no_sense_is_told() {
             ("hotwords", &"x".repeat(1025)),
             ("prefix", &"x".repeat(2000)),
             ("condition_on_previous_text", "yes"),
+            ("condition_across_segments", "on"),
             ("word_timestamps", ""),
             ("without_timestamps", "2"),
             ("compression_ratio_threshold", "0"),
@@ -103,13 +106,14 @@ fn what_makes_no_sense_is_told() {
             hotwords has 1025 bytes; at most 1024 are taken, and the model has room for a few hundred words
             prefix has 2000 bytes; at most 1024 are taken, and the model has room for a few hundred words
             condition_on_previous_text is "yes"; expected true or false
+            condition_across_segments is "on"; expected true or false
             word_timestamps is ""; expected true or false
             without_timestamps is "2"; expected true or false
             compression_ratio_threshold is "0"; expected a number above 0, at most 100, or none to switch the test off
             log_prob_threshold is "0.5"; expected a number from -100 to 0, or none to switch the test off
             no_speech_threshold is "off"; expected a number from 0 to 1, or none to switch the test off
             hallucination_silence_threshold is "0"; expected seconds above 0, at most 30, or none to skip no silence
-            beams is no option of decoding; there are beam_size, best_of, patience, length_penalty, hotwords, prefix, condition_on_previous_text, word_timestamps, without_timestamps, compression_ratio_threshold, log_prob_threshold, no_speech_threshold, hallucination_silence_threshold"#]],
+            beams is no option of decoding; there are beam_size, best_of, patience, length_penalty, hotwords, prefix, condition_on_previous_text, condition_across_segments, word_timestamps, without_timestamps, compression_ratio_threshold, log_prob_threshold, no_speech_threshold, hallucination_silence_threshold"#]],
     );
     for field in [
         "patience",
@@ -137,4 +141,19 @@ fn what_makes_no_sense_is_told() {
 fn an_unknown_option_is_ignored() {
     let read: Decoding = serde_json::from_str(r#"{"beam_size":2,"temperature_increment":0.1}"#).unwrap();
     assert_eq!(read, Decoding { beam_size: 2, ..Decoding::default() });
+}
+
+#[test]
+fn options_that_do_not_go_together_are_told() {
+    let with = |previous, across| Decoding {
+        condition_on_previous_text: previous,
+        condition_across_segments: across,
+        ..Decoding::default()
+    };
+    for (previous, across) in [(true, false), (true, true), (false, false)] {
+        assert_eq!(with(previous, across).check(), Ok(()));
+    }
+    let (field, problem) = with(false, true).check().unwrap_err();
+    expect!["condition_across_segments needs condition_on_previous_text, which is switched off: leave one of them out"]
+        .assert_eq(&format!("{field} {problem}"));
 }

@@ -93,7 +93,9 @@ impl RedisLog {
             self.compact_dead(DeadPlace::Shard(shard)).await?;
         }
         let notes: Vec<String> = (0..generations.min(GENERATIONS * 16))
-            .flat_map(|generation| [keys::language, keys::heard, keys::tail].map(|key| key(shard, recording, generation)))
+            .flat_map(|generation| {
+                [keys::language, keys::heard, keys::tail].map(|key| key(shard, recording, generation))
+            })
             .collect();
         self.run::<u64>("erase a recording", redis::cmd("UNLINK").arg(&notes)).await?;
         let mut command = redis::cmd("LRANGE");

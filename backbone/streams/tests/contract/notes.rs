@@ -87,7 +87,11 @@ async fn a_segment_finds_what_the_one_before_left(bench: Bench) {
     assert_eq!(behind(2).await, 1);
 
     leave(1, "[2]").await;
-    assert_eq!(before(1).await, left("[1]"), "who leaves something and dies is read again with the same before it");
+    assert_eq!(
+        before(1).await,
+        left("[1]"),
+        "who leaves something and dies is read again with the same before it"
+    );
     leave(1, "[3]").await;
     end_next(&bench, segment(1)).await;
     assert_eq!(before(2).await, left("[3]"));
@@ -100,8 +104,16 @@ async fn a_segment_finds_what_the_one_before_left(bench: Bench) {
 
     let other = async |segment: SegmentId, round| bench.log.before(SHARD, &segment, round).await.unwrap();
     assert_eq!(other(segment(4), 1).await, Before::Ended(None), "its own round");
-    assert_eq!(other(SegmentId { channel: 1, ..segment(4) }, 0).await, Before::Ended(None), "its own channel");
-    assert_eq!(other(SegmentId { generation: 1, ..segment(4) }, 0).await, Before::Ended(None), "its own generation");
+    assert_eq!(
+        other(SegmentId { channel: 1, ..segment(4) }, 0).await,
+        Before::Ended(None),
+        "its own channel"
+    );
+    assert_eq!(
+        other(SegmentId { generation: 1, ..segment(4) }, 0).await,
+        Before::Ended(None),
+        "its own generation"
+    );
 }
 
 async fn who_waits_is_told_for_how_long(bench: Bench) {

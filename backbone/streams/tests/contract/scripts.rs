@@ -421,7 +421,10 @@ mod server_state {
         assert_eq!(log.settle_language(SHARD, recording(1), 0, "de").await.unwrap(), "de");
         let next = segment_of(&requested(1), 1);
         log.leave_tail(SHARD, &segment_of(&requested(1), 0), 0, "[1]").await.unwrap();
-        assert_eq!(log.before(SHARD, &next, 0).await.unwrap(), streams::Before::Ended(Some("[1]".to_owned())));
+        assert_eq!(
+            log.before(SHARD, &next, 0).await.unwrap(),
+            streams::Before::Ended(Some("[1]".to_owned()))
+        );
         assert!(log.fork().await.is_ok());
         assert!(log.health().await.unwrap().memory_share > 1.0);
         let error = log.ensure_groups("new", &[DECODE]).await.unwrap_err();

@@ -73,6 +73,7 @@ pub fn resolve(
     for (option, text) in &wishes.decoding {
         decoding.set(option, text).map_err(|problem| Unfit::Decoding(format!("{option} {problem}")))?;
     }
+    decoding.check().map_err(|(option, problem)| Unfit::Decoding(format!("{option} {problem}")))?;
     Ok(Settings {
         model: ModelRef { name: model.name.clone(), sha256: model.sha256.clone() },
         task,
@@ -166,6 +167,9 @@ mod tests {
         assert_eq!(resolved(&[]).unwrap().decoding, own.decoding);
         let changed = resolved(&[("beam_size", "1"), ("word_timestamps", "true")]).unwrap().decoding;
         assert_eq!(changed, Decoding { beam_size: 1, word_timestamps: true, ..own.decoding.clone() });
+        let unfit =
+            resolved(&[("condition_across_segments", "1"), ("condition_on_previous_text", "0")]).unwrap_err();
+        assert!(unfit.to_string().contains("needs condition_on_previous_text"), "{unfit}");
         let unfit = resolved(&[("beam_size", "many")]).unwrap_err();
         assert_eq!(
             (unfit.code(), unfit.to_string().as_str()),
