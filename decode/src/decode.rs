@@ -1,11 +1,12 @@
 //! The stage: one recording in, its segments out while it is still being read, and at the end one fact about it.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use events::{
-    Cause, Channels, Event, Lane, RecordingDecoded, RecordingFailed, SegmentCut, Stretch,
-    TranscriptionRequested,
+    Cause, Channels, Envelope, Event, Lane, RecordingDecoded, RecordingFailed, SegmentCut, SegmentId,
+    Stretch, TranscriptionRequested,
 };
 use service::store::{AudioStore, Key, StoreError};
 use streams::{Delivery, Emitted, Outcome, Outputs, SharedLog, Stage};
@@ -22,19 +23,22 @@ pub struct Decode {
     log: SharedLog,
     store: AudioStore,
     config: Config,
+    /// Recordings in hand that wait for their own segments to be read.
+    held: AtomicUsize,
 }
 
 impl Decode {
     /// Makes the stage.
     pub fn new(log: SharedLog, store: AudioStore, config: Config) -> Decode {
-        Decode { log, store, config }
+        Decode { log, store, config, held: AtomicUsize::new(0) }
     }
 }
 
 #[async_trait]
 impl Stage for Decode {
     fn slots(&self) -> usize {
-        self.config.slots
+        // Who waits for itself takes no place from others.
+        self.config.slots + self.held.load(Ordering::Relaxed).min(HELD_MAX)
     }
 
     async fn process(&self, deliveries: Vec<Delivery>) {
@@ -145,6 +149,9 @@ impl Decode {
             let next = serde_json::to_string(&part.cursor).expect("a cursor is plain data");
             let ms = part.end_ms() - part.start_ms();
             let part = cut(&delivery, request, &part, std::mem::replace(&mut cursor, next.clone()), next);
+            if request.settings.decoding.condition_across_segments {
+                self.hold(&delivery, &part.work).await;
+            }
             match delivery.emit(part).await {
                 Ok(Emitted::Done | Emitted::Repeated) => metrics::emitted(ms),
                 Ok(Emitted::Ended(Outcome::Deleted | Outcome::Cancelled | Outcome::Gone)) => {
@@ -169,6 +176,23 @@ impl Decode {
             "the decoder stopped in the middle of the file (a panic: see the log of voiceforge-decode)";
         delivery.retry(Cause::new("decoder_panicked", message)).await;
         "panicked"
+    }
+
+    /// Waits until few segments of the channel before this one are unread. They are read one after the other, and must not
+    /// fill the queue that others feed too: who feeds it pauses when it is long.
+    async fn hold(&self, delivery: &Delivery, work: &Envelope) {
+        let Some(segment) = work.segment() else { return };
+        let Some(index) = segment.index.checked_sub(AHEAD) else { return };
+        let segment = SegmentId { index, ..segment };
+        let _held = Held::new(&self.held);
+        // Without an answer it waits, as everybody does.
+        while self.log.is_unread(work.shard, &segment, work.round).await.unwrap_or(true) {
+            tokio::select! {
+                () = tokio::time::sleep(HOLD_PAUSE) => {}
+                () = delivery.lost().cancelled() => return,
+                () = delivery.stopping().cancelled() => return,
+            }
+        }
     }
 
     async fn open(
@@ -201,6 +225,29 @@ impl Decode {
         let failed = RecordingFailed { stage: "decode".to_owned(), cause, attempts };
         let fact = delivery.envelope().follow(failed.into(), events::now());
         delivery.finish(Outputs::fact(fact)).await;
+    }
+}
+
+/// Segments of a channel that may wait to be read, where each continues the one before.
+const AHEAD: u32 = 8;
+/// How long to wait between looks at whether one more was read.
+const HOLD_PAUSE: Duration = Duration::from_millis(250);
+/// At most so many recordings wait for their own segments without taking a place: each has a thread and an open file.
+const HELD_MAX: usize = 16;
+
+/// Counts one that waits, for as long as it does.
+struct Held<'a>(&'a AtomicUsize);
+
+impl<'a> Held<'a> {
+    fn new(held: &'a AtomicUsize) -> Held<'a> {
+        held.fetch_add(1, Ordering::Relaxed);
+        Held(held)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

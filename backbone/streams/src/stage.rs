@@ -36,7 +36,7 @@ use watch::Pauses;
 /// What a program does with its deliveries.
 #[async_trait]
 pub trait Stage: Send + Sync + 'static {
-    /// How many deliveries it can have in hand at once.
+    /// How many deliveries it can have in hand at once, now.
     fn slots(&self) -> usize;
 
     /// Works on deliveries and ends each of them. Called on a task of its own.

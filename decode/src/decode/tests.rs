@@ -3,7 +3,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use events::{
-    Activation, Audio, Envelope, EventId, ModelRef, RecordingId, SegmentId, Settings, Shard, Task, Tenant,
+    Activation, Audio, Decoding, Envelope, EventId, ModelRef, RecordingId, SegmentId, Settings, Shard, Task,
+    Tenant,
 };
 use service::env::{self, Map};
 use streams::memory::MemoryLog;
@@ -33,7 +34,18 @@ impl Bench {
 
     /// Puts audio in the store and asks for its transcription.
     async fn request(&self, audio: Option<Vec<u8>>) -> Envelope {
-        let recording = RecordingId::from(uuid::Uuid::from_u128(7));
+        self.request_as(7, audio, Lane::Batch, Decoding::default()).await
+    }
+
+    /// Puts audio in the store and asks for its transcription as a recording of that number.
+    async fn request_as(
+        &self,
+        number: u128,
+        audio: Option<Vec<u8>>,
+        lane: Lane,
+        decoding: Decoding,
+    ) -> Envelope {
+        let recording = RecordingId::from(uuid::Uuid::from_u128(number));
         let key = format!("default/{recording}");
         let bytes = audio.as_ref().map_or(0, Vec::len) as u64;
         if let Some(audio) = audio {
@@ -47,13 +59,13 @@ impl Bench {
             temperatures: vec![0.0],
             channels: Channels::Mix,
             cutter: CUTTER_VERSION,
-            decoding: Default::default(),
+            decoding,
         };
         let audio = Audio { key, bytes, sha256: "cd".into(), container: "wav".into(), estimated_ms: 1000 };
-        let (lane, activation) = (Lane::Batch, Activation::Auto);
+        let activation = Activation::Auto;
         let at = events::now();
         let work = Envelope {
-            event_id: EventId::from(uuid::Uuid::from_u128(9)),
+            event_id: EventId::from(uuid::Uuid::from_u128(number + 2)),
             shard: SHARD,
             seq: None,
             recording,
@@ -195,4 +207,67 @@ async fn a_successor_goes_on_where_the_first_one_stopped() {
         "",
         "the cursor is gone"
     );
+}
+
+/// Recordings whose segments are read one after the other have few of them in the queue, and keep nobody from being decoded.
+#[tokio::test]
+async fn who_waits_for_its_own_segments_holds_nobody_up() {
+    let Some(audio) = clip() else {
+        eprintln!("skipped: VOICEFORGE_TEST_CLIPS is not set");
+        return;
+    };
+    let mut bench = Bench::new();
+    bench.config.slots = 1;
+    bench.config.rt_segment_max = Duration::from_secs(1);
+    let across = Decoding { condition_across_segments: true, ..Decoding::default() };
+    let ordered = bench.request_as(7, Some(audio.clone()), Lane::Rt, across).await;
+    let queue = Source::Queue(SHARD, Queue::Segments, Lane::Rt);
+    let entries = async || bench.log.backlog(queue).await.unwrap().entries;
+    let (shutdown, running) = bench.run();
+    let work = async {
+        while entries().await < u64::from(AHEAD) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let ordinary = bench.request_as(8, Some(audio), Lane::Rt, Decoding::default()).await;
+        while bench.log.facts(SHARD).is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        ordinary
+    };
+    let ordinary =
+        tokio::time::timeout(Duration::from_secs(60), work).await.expect("the other is decoded meanwhile");
+    let segment =
+        |of: &Envelope, index| SegmentId { recording: of.recording, generation: 0, channel: 0, index };
+    let unread =
+        async |of: &Envelope, index| bench.log.is_unread(SHARD, &segment(of, index), 0).await.unwrap();
+    assert!(unread(&ordinary, AHEAD).await, "the clip must be long enough");
+    assert!(unread(&ordered, AHEAD - 1).await);
+    assert!(!unread(&ordered, AHEAD).await, "it waits");
+
+    // One more goes into the queue for each that is read.
+    bench.log.ensure_groups("infer", &[queue]).await.unwrap();
+    let first = bench.log.take("infer", "i", queue, 1).await.unwrap().remove(0);
+    let commit = streams::Commit {
+        source: queue,
+        group: "infer".into(),
+        id: first.id.clone(),
+        identity: first.identity().to_owned(),
+        recording: Some(ordered.recording),
+        generation: Some(0),
+        facts: vec![],
+        outputs: vec![],
+        dead: None,
+        delete: vec![keys::speech(SHARD, &segment(&ordered, 0), 0)],
+        lapse: None,
+    };
+    assert_eq!(bench.log.commit(&commit).await.unwrap(), Outcome::Done);
+    let one_more = async {
+        while !unread(&ordered, AHEAD).await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), one_more).await.expect("one more is cut");
+    assert!(!unread(&ordered, AHEAD + 1).await);
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
 }

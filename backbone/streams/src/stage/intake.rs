@@ -21,6 +21,9 @@ use crate::{failpoint, metrics};
 /// How long a reader rests after an error, so that a server that refuses at once is not asked in a spin.
 const READ_PAUSE: Duration = Duration::from_millis(200);
 
+/// How often a stage without a free slot is asked for its slots.
+const SLOTS_PAUSE: Duration = Duration::from_millis(500);
+
 /// A blocked read that ended: the number of its reader, the reader, and what it read.
 type Blocked = (usize, Box<dyn Reader>, Result<Vec<Entry>, Error>);
 
@@ -82,6 +85,8 @@ impl Intake {
                 }
                 tokio::select! {
                     () = self.context.hand.freed() => {}
+                    // A stage may have more slots by now.
+                    () = tokio::time::sleep(SLOTS_PAUSE) => {}
                     () = shutdown.cancelled() => {}
                 }
             } else if !self.surplus.is_empty() {
