@@ -10,8 +10,6 @@ use service::telemetry::TraceContext;
 use streams::{Entry, keys};
 use url::Url;
 
-/// Longest drop id, in bytes: it is a part of keys in Redis and in the audio store.
-const ID_BYTES_MAX: usize = 128;
 /// Longest name, idempotency key and name of a metadata field, in bytes.
 const WORD_BYTES_MAX: usize = 512;
 /// Longest uri, in bytes.
@@ -121,9 +119,10 @@ pub struct Read {
 pub fn read(entry: &Entry) -> Read {
     let mut fields = Fields { entry, mistakes: Vec::new() };
     fields.check_repeats();
-    let id = fields.word("drop", ID_BYTES_MAX, |id| {
-        let fits = id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-        fits.then_some(id.to_owned()).ok_or("takes letters, digits, '-' and '_' only".to_owned())
+    let id = fields.word("drop", keys::DROP_ID_BYTES_MAX, |id| {
+        keys::is_drop_id(id.as_bytes())
+            .then_some(id.to_owned())
+            .ok_or("takes letters, digits, '-' and '_' only".to_owned())
     });
     let id = id.unwrap_or_else(|| keys::drop_id(entry.source, &entry.id));
     let tenant = fields.word("tenant", WORD_BYTES_MAX, read_tenant).unwrap_or_default();

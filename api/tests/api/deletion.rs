@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use events::{Decoded, Envelope, Event, Lane, Tenant};
 use serde_json::Value;
-use streams::{Admit, DropOutcome, Log, Message};
+use streams::{Admit, DropOutcome, Log, Message, Source, keys};
 use views::Entry;
 use warp::http::StatusCode;
 
@@ -66,7 +66,8 @@ fn a_drop_that_waits_is_deleted_with_its_audio() {
         assert!(world.log.is_drop_deleted(drop, &Tenant::default()).await.unwrap());
 
         let fields = [("audio".to_owned(), Bytes::from_static(b"RIFF"))];
-        let raw = world.log.submit(Lane::Rt, &fields).await.unwrap();
+        let entry = world.log.submit(Lane::Rt, &fields).await.unwrap();
+        let raw = keys::drop_id(Source::Ingest(Lane::Rt), &entry);
         assert_eq!(delete(&world, &raw).await.status, StatusCode::ACCEPTED);
         assert!(world.log.is_drop_deleted(&raw, &Tenant::default()).await.unwrap());
         assert_eq!(deletions(&world).len(), 0, "whoever takes them in says so");

@@ -202,6 +202,26 @@ pub fn drop_id(queue: Source, entry: &str) -> String {
     }
 }
 
+/// The queue and the entry that a drop id names if it is one that [`drop_id`] gave: its inverse.
+pub fn entry_of_drop(drop_id: &str) -> Option<(Source, &str)> {
+    let (lane, entry) = match drop_id.strip_prefix("rt-") {
+        Some(entry) => (Lane::Rt, entry),
+        None => (Lane::Batch, drop_id),
+    };
+    let (ms, n) = entry.split_once('-')?;
+    let is_number = |part: &str| part.parse::<u64>().is_ok_and(|number| number.to_string() == part);
+    (is_number(ms) && is_number(n)).then_some((Source::Ingest(lane), entry))
+}
+
+/// Longest id that a drop may bring, in bytes: it is a part of keys here and in the audio store.
+pub const DROP_ID_BYTES_MAX: usize = 128;
+
+/// Tells whether a drop may be known by what it brings as its id.
+pub fn is_drop_id(id: &[u8]) -> bool {
+    let fits = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    (1..=DROP_ID_BYTES_MAX).contains(&id.len()) && id.iter().all(fits)
+}
+
 /// What became of a drop, readable for a week.
 pub fn drop_outcome(drop_id: &str) -> String {
     format!("vf:drop:{drop_id}")
@@ -238,6 +258,23 @@ mod tests {
         assert_eq!(speech(shard, &segment, 3), format!("vf:{{07}}:pcm:{recording}:2:1:9:3"));
         assert_eq!(cursor(shard, recording, 2, 0), format!("vf:{{07}}:cursor:{recording}:2"));
         assert_eq!(cursor(shard, recording, 2, 3), format!("vf:{{07}}:cursor:{recording}:2:3"));
+    }
+
+    #[test]
+    fn a_drop_id_tells_its_entry() {
+        for lane in [Lane::Rt, Lane::Batch] {
+            let queue = Source::Ingest(lane);
+            let id = drop_id(queue, "1795417200000-12");
+            assert_eq!(entry_of_drop(&id), Some((queue, "1795417200000-12")), "{id}");
+        }
+        for own in ["", "rt", "rt-", "rt-7", "7", "-", "7-", "+7-0", "07-0", "rt-rt-7-0", "call-17", "7-0-0"]
+        {
+            assert_eq!(entry_of_drop(own), None, "{own}");
+        }
+        assert!(is_drop_id(b"call-17_A") && is_drop_id(&[b'x'; DROP_ID_BYTES_MAX]));
+        for bad in [&b""[..], b"a b", b"\xff", b"a/b", &[b'x'; DROP_ID_BYTES_MAX + 1]] {
+            assert!(!is_drop_id(bad), "{bad:?}");
+        }
     }
 
     #[test]

@@ -505,9 +505,9 @@ pub trait Log: Send + Sync + 'static {
     /// Tells whether a drop of this tenant is marked deleted.
     async fn is_drop_deleted(&self, drop_id: &str, tenant: &Tenant) -> Result<bool, Error>;
 
-    /// Returns the tenant that a drop names which waits under its id in the queue: empty when it names none, `None` for
-    /// no such drop.
-    async fn waiting_drop(&self, id: &str) -> Result<Option<String>, Error>;
+    /// Returns the tenant that a waiting drop names which is known by its entry's id ([`drop_id`](crate::keys::drop_id)): empty when it
+    /// names none, `None` for no such drop. One that brings an id of its own is not found.
+    async fn waiting_drop(&self, drop_id: &str) -> Result<Option<String>, Error>;
 
     /// Removes the dead letters of a drop; returns how many there were.
     async fn erase_drop(&self, drop_id: &str) -> Result<u64, Error>;

@@ -483,16 +483,18 @@ impl Log for MemoryLog {
         Ok(state.strings.get(&keys::drop_deleted(drop_id)).is_some_and(|by| by == tenant.as_str().as_bytes()))
     }
 
-    async fn waiting_drop(&self, id: &str) -> Result<Option<String>, Error> {
+    async fn waiting_drop(&self, drop_id: &str) -> Result<Option<String>, Error> {
+        let Some((queue, entry)) = keys::entry_of_drop(drop_id) else { return Ok(None) };
         let state = self.lock();
-        let mut streams =
-            [Lane::Rt, Lane::Batch].map(|lane| state.streams.get(&Source::Ingest(lane).key())).into_iter();
-        Ok(streams.find_map(|stream| {
-            let (given, fields) = stream?.entries.get_key_value(&number(id))?;
-            let tenant = fields.iter().find(|(name, _)| name == "tenant");
-            let tenant = tenant.map_or(String::new(), |(_, by)| String::from_utf8_lossy(by).into_owned());
-            (format!("{given}-0") == id).then_some(tenant)
-        }))
+        let stream = state.streams.get(&queue.key());
+        let Some(fields) = stream.and_then(|stream| stream.entries.get(&number(entry))) else {
+            return Ok(None);
+        };
+        let field = |name: &str| fields.iter().find(|(field, _)| field == name).map(|(_, value)| value);
+        if !entry.ends_with("-0") || field("drop").is_some_and(|own| keys::is_drop_id(own)) {
+            return Ok(None);
+        }
+        Ok(Some(field("tenant").map_or(String::new(), |by| String::from_utf8_lossy(by).into_owned())))
     }
 
     async fn erase_drop(&self, drop_id: &str) -> Result<u64, Error> {

@@ -398,8 +398,8 @@ impl Log for RedisLog {
         RedisLog::is_drop_deleted(self, drop_id, tenant).await
     }
 
-    async fn waiting_drop(&self, id: &str) -> Result<Option<String>, Error> {
-        RedisLog::waiting_drop(self, id).await
+    async fn waiting_drop(&self, drop_id: &str) -> Result<Option<String>, Error> {
+        RedisLog::waiting_drop(self, drop_id).await
     }
 
     async fn erase_drop(&self, drop_id: &str) -> Result<u64, Error> {

@@ -1,10 +1,10 @@
 //! Drops that are not wanted any more before they are recordings.
 
-use events::{Lane, Tenant};
+use events::Tenant;
 
 use super::RedisLog;
 use crate::dead::DeadPlace;
-use crate::keys::{self, Source};
+use crate::keys;
 use crate::log::{Error, Log};
 
 impl RedisLog {
@@ -41,19 +41,11 @@ impl RedisLog {
         Ok(removed)
     }
 
-    pub(super) async fn waiting_drop(&self, id: &str) -> Result<Option<String>, Error> {
-        // Any other id is none that the queue gave.
-        let is_given = id.split_once('-').is_some_and(|parts| {
-            [parts.0, parts.1].iter().all(|part| part.parse::<u64>().is_ok() && !part.starts_with('+'))
-        });
-        if !is_given {
-            return Ok(None);
-        }
+    pub(super) async fn waiting_drop(&self, drop_id: &str) -> Result<Option<String>, Error> {
+        // Any other id is none that a queue gave.
+        let Some((queue, entry)) = keys::entry_of_drop(drop_id) else { return Ok(None) };
         let mut invocation = self.scripts.waiting.prepare_invoke();
-        for lane in [Lane::Rt, Lane::Batch] {
-            invocation.key(Source::Ingest(lane).key());
-        }
-        invocation.arg(id);
+        invocation.key(queue.key()).arg(entry).arg(keys::DROP_ID_BYTES_MAX);
         self.script("look for a waiting drop", &invocation).await
     }
 }

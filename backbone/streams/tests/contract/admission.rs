@@ -1,7 +1,7 @@
 //! How drops come in: handed in, admitted once, recognised when they come again.
 
 use events::{Claim, Lane, Tenant};
-use streams::{Admission, Admit, Backlog, DropOutcome, Message, Source};
+use streams::{Admission, Admit, Backlog, DropOutcome, Message, Source, keys};
 
 use super::fixture::*;
 
@@ -97,9 +97,15 @@ async fn a_drop_is_deleted_by_its_own_tenant_alone(bench: Bench) {
     let without = bench.log.submit(Lane::Batch, &named[..1]).await.unwrap();
     assert_eq!(bench.log.waiting_drop(&with).await.unwrap().as_deref(), Some("acme"));
     assert_eq!(bench.log.waiting_drop(&without).await.unwrap().as_deref(), Some(""));
-    for nobody in ["", "x", "7777777-0", "-", "+", "1-x", "0", "99999999999999999999-0"] {
+    let rt = |entry: &str| keys::drop_id(Source::Ingest(Lane::Rt), entry);
+    for nobody in [&*rt(&with), "", "x", "rt-", "7777777-0", "-", "+", "1-x", "0", "99999999999999999999-0"] {
         assert_eq!(bench.log.waiting_drop(nobody).await.unwrap(), None, "{nobody}");
     }
+    let hurried = bench.log.submit(Lane::Rt, &named).await.unwrap();
+    assert_eq!(bench.log.waiting_drop(&rt(&hurried)).await.unwrap().as_deref(), Some("acme"));
+    let own = [named, vec![("drop".to_owned(), "call-17".into())]].concat();
+    let own = bench.log.submit(Lane::Rt, &own).await.unwrap();
+    assert_eq!(bench.log.waiting_drop(&rt(&own)).await.unwrap(), None, "ingest knows it by its own id");
 }
 
 async fn what_became_of_a_drop_can_be_read(bench: Bench) {
