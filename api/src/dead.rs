@@ -150,7 +150,7 @@ impl DeadLetter {
             _ => None,
         });
         let is_drop = dead.place == DeadPlace::Drops;
-        let drop_id = is_drop.then(|| text("drop").unwrap_or_else(|| dead.entry_drop_id()));
+        let drop_id = is_drop.then(|| dead.drop_id());
         DeadLetter {
             id: LetterId::of(dead).to_string(),
             at: dead.at,

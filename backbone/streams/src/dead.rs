@@ -124,15 +124,22 @@ impl Dead {
 
     /// Tells whether it is the drop of this id: its own, or else that of its entry.
     pub fn is_of_drop(&self, drop_id: &str) -> bool {
-        match self.field("drop").filter(|id| !id.is_empty()) {
-            Some(own) if own == drop_id.as_bytes() => true,
-            // A drop whose own id cannot be one is known by its entry's.
-            _ => self.entry_drop_id() == drop_id,
-        }
+        self.drop_id() == drop_id
+    }
+
+    /// The id that a drop is known by: its own, or else that of its entry; empty where neither is known.
+    pub fn drop_id(&self) -> String {
+        self.own_drop_id().map_or_else(|| self.entry_drop_id(), str::to_owned)
+    }
+
+    /// The id that a drop brings, if it can be one.
+    pub(crate) fn own_drop_id(&self) -> Option<&str> {
+        let own = self.field("drop").filter(|own| keys::is_drop_id(own))?;
+        std::str::from_utf8(own).ok()
     }
 
     /// The id that a drop has from its entry: see [`keys::drop_id`].
-    pub fn entry_drop_id(&self) -> String {
+    pub(crate) fn entry_drop_id(&self) -> String {
         self.source.map_or_else(|| self.original_id.clone(), |queue| keys::drop_id(queue, &self.original_id))
     }
 

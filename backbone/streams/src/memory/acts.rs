@@ -136,9 +136,12 @@ impl MemoryLog {
         match dead.place {
             DeadPlace::Drops => {
                 let queue = whole.source.unwrap_or(Source::Ingest(Lane::Batch));
+                let name = if whole.own_drop_id().is_some() { String::new() } else { whole.entry_drop_id() };
                 let mut fields = whole.fields;
-                if !fields.iter().any(|(name, _)| name == "drop") && !whole.original_id.is_empty() {
-                    fields.push(("drop".to_owned(), whole.original_id.into()));
+                match fields.iter_mut().find(|(field, _)| field == "drop") {
+                    _ if name.is_empty() => {}
+                    Some((_, own)) => *own = name.into(),
+                    None => fields.push(("drop".to_owned(), name.into())),
                 }
                 state.append(&queue.key(), fields);
             }

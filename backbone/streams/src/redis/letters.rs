@@ -69,7 +69,9 @@ impl RedisLog {
             let queue = dead.source.unwrap_or(Source::Ingest(events::Lane::Batch));
             let mut invocation = self.scripts.resubmit.prepare_invoke();
             invocation.key(dead.place.key()).key(queue.key());
-            invocation.arg(&dead.id).arg(dead.ours).arg(&dead.original_id);
+            // Its entry there will be another one.
+            let name = if dead.own_drop_id().is_some() { String::new() } else { dead.entry_drop_id() };
+            invocation.arg(&dead.id).arg(dead.ours).arg(name);
             return Ok(self.script::<u8>(ACTION, &invocation).await? == 1);
         };
         let script = if work.is_some() { &self.scripts.revive_work } else { &self.scripts.revive };

@@ -126,18 +126,29 @@ async fn a_dead_drop_goes_back_to_its_queue_under_its_name(bench: Bench) {
         vec![("drop".to_owned(), "call-17".into()), ("audio".to_owned(), Bytes::from(vec![1; 70_000]))];
     let nameless =
         vec![("audio".to_owned(), Bytes::from_static(b"x")), ("dead_stage".to_owned(), "mine".into())];
+    let unnamed = |own: &str| vec![("drop".to_owned(), own.to_owned().into()), nameless[0].clone()];
     drop_dies(&bench, Lane::Rt, &named).await;
-    let id = drop_dies(&bench, Lane::Batch, &nameless).await;
+    let ids = [
+        drop_dies(&bench, Lane::Batch, &nameless).await,
+        drop_dies(&bench, Lane::Rt, &nameless).await,
+        drop_dies(&bench, Lane::Rt, &unnamed("")).await,
+        drop_dies(&bench, Lane::Batch, &unnamed("no id")).await,
+    ];
+    let known: Vec<String> = all(&bench, DeadPlace::Drops).await.iter().map(Dead::drop_id).collect();
     for dead in all(&bench, DeadPlace::Drops).await {
         assert!(bench.log.revive(&dead, Vec::new(), None).await.unwrap());
-        assert!(!bench.log.revive(&dead, Vec::new(), None).await.unwrap(), "it was gone already");
     }
     assert!(all(&bench, DeadPlace::Drops).await.is_empty());
-    let rt = bench.log.take("ingest", "a", Source::Ingest(Lane::Rt), 9).await.unwrap();
-    assert_eq!((rt.len(), &rt[0].fields), (1, &named));
-    let batch = bench.log.take("ingest", "a", Source::Ingest(Lane::Batch), 9).await.unwrap();
-    let expected = [nameless, vec![("drop".to_owned(), id.into())]].concat();
-    assert_eq!((batch.len(), &batch[0].fields), (1, &expected), "its sender knows it by its first id");
+    let [batch, rt, empty, odd] = ids;
+    let [rt, empty] = [rt, empty].map(|id| format!("rt-{id}"));
+    assert_eq!(known, ["call-17", &batch, &rt, &empty, &odd], "what their senders know them by");
+    let queue = async |lane| {
+        let drops = bench.log.take("ingest", "a", Source::Ingest(lane), 9).await.unwrap();
+        drops.into_iter().map(|drop| drop.fields).collect::<Vec<_>>()
+    };
+    let with = |id: &str| [nameless.clone(), vec![("drop".to_owned(), id.to_owned().into())]].concat();
+    assert_eq!(queue(Lane::Rt).await, [named, with(&rt), unnamed(&empty)]);
+    assert_eq!(queue(Lane::Batch).await, [with(&batch), unnamed(&odd)]);
 }
 
 async fn whatever_stands_among_the_letters_can_be_read(bench: Bench) {
