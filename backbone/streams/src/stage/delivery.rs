@@ -325,6 +325,8 @@ impl Delivery {
         lapse: Option<Claim>,
     ) -> Ended {
         let Context { log, options, .. } = &*self.context;
+        // A fact is only told of: what it tells of goes on, or was ended by the work itself.
+        let is_work = self.entry.source.deletes_done();
         let wanted = self.envelope.as_ref().filter(|e| !matches!(e.event, Event::RecordingDeleted(_)));
         let commit = Commit {
             source: self.entry.source,
@@ -333,14 +335,12 @@ impl Delivery {
             identity: self.entry.identity().to_owned(),
             // The fact of a deletion is kept though its recording is marked deleted.
             recording: wanted.map(|envelope| envelope.recording),
-            generation: wanted
-                .filter(|_| self.entry.source.deletes_done())
-                .map(|envelope| envelope.generation),
+            generation: wanted.filter(|_| is_work).map(|envelope| envelope.generation),
             facts,
             outputs,
             dead,
-            delete: self.envelope.as_ref().map(leftovers).unwrap_or_default(),
-            lapse,
+            delete: self.envelope.as_ref().filter(|_| is_work).map(leftovers).unwrap_or_default(),
+            lapse: lapse.filter(|_| is_work),
         };
         if commit.dead.is_some() {
             failpoint::reach("dead.before");

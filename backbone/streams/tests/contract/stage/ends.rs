@@ -11,6 +11,7 @@ on_both_logs!(
     the_last_attempt_ends_in_the_dead_letters_and_in_a_fact,
     a_segment_given_up_is_a_fact_too,
     what_failed_may_be_brought_again,
+    a_fact_that_ends_takes_nothing_from_the_work_it_tells_of,
     a_cause_of_any_length_fits_into_its_fact,
     a_result_too_large_fails_its_recording,
     what_cannot_be_read_dies_alone,
@@ -114,6 +115,39 @@ async fn what_failed_may_be_brought_again(bench: Bench) {
     assert_eq!(again, duplicate_of(3), "a later generation takes nothing from the first");
     running.stop().await;
     assert_eq!(dead_codes(&bench), ["no_luck"; 3]);
+}
+
+/// The fact of a request is read while its decode runs.
+async fn a_fact_that_ends_takes_nothing_from_the_work_it_tells_of(bench: Bench) {
+    let claim = content_claim();
+    assert_eq!(bench.log.admit(&admit_under(1, claim)).await.unwrap(), Admission::Admitted);
+    let work = requested(1);
+    let entry = bench.take("decoder", 1).await.remove(0);
+    let emit = emit_of(&entry, &work, 0);
+    assert_eq!(bench.log.emit(&emit).await.unwrap(), Emitted::Done);
+    bench.add_fact(&work).await;
+    bench.add_fact(&Envelope { event_id: events::EventId::from(uuid::Uuid::new_v4()), ..work }).await;
+    let worker = Worker::new(9, |delivery| async {
+        match (delivery.envelope().seq, delivery.entry().attempts) {
+            (Some(1), 0) => drop(delivery.retry_after(Duration::from_millis(1), cause("database")).await),
+            (Some(1), _) => Delivery::finish_all(vec![delivery]).await,
+            _ => drop(delivery.fail(cause("refused")).await),
+        }
+    });
+    let running = start(&bench.log, &worker, &Options { name: "project", inlet: Inlet::Facts, ..options() });
+    until("one is done and one given up", || async {
+        // The failure itself is a fact, and given up too: of it nothing follows.
+        worker.seen() >= 4 && bench.log.unread_facts("project", SHARD).await.unwrap() == 0
+    })
+    .await;
+    running.stop().await;
+    assert_eq!(dead_codes(&bench), ["refused"; 2]);
+    assert_eq!(bench.log.cursor(&emit.cursor).await.unwrap(), emit.next, "the decode goes on where it is");
+    assert_eq!(
+        bench.log.admit(&admit_under(2, claim)).await.unwrap(),
+        duplicate_of(1),
+        "and holds its claim"
+    );
 }
 
 async fn a_cause_of_any_length_fits_into_its_fact(bench: Bench) {
