@@ -120,7 +120,8 @@ impl RedisLog {
                 group.consumers = consumers_of(next())?;
                 let read = reply::seq_of(reply::range_of(next(), Source::Log(log.shard))?.pop());
                 // All it was given is trimmed, or it was given nothing yet: what is left is unread.
-                let read = read.or(log.first_seq.map(|first| first - 1)).unwrap_or(log.last_seq);
+                let read =
+                    read.or(log.first_seq.map(|first| first.saturating_sub(1))).unwrap_or(log.last_seq);
                 group.unread = log.last_seq.saturating_sub(read);
             }
         }

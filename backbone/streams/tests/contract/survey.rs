@@ -88,3 +88,13 @@ async fn a_worker_that_waits_gives_a_sign_of_life(bench: Bench) {
     let mine = bench.log.heartbeat(GROUP, "busy", DECODE, &[taken[0].id.clone()]).await.unwrap();
     assert_eq!(mine, [true]);
 }
+
+/// Nobody of ours gives 0; whoever writes to a log by hand may.
+#[tokio::test]
+async fn a_log_that_begins_with_seq_zero_is_unread() {
+    let Some(bench) = Bench::redis().await else { return };
+    bench.server().ask::<String>(&["XADD", &LOG.key(), "*", "seq", "0", "event", "{}"]);
+    bench.server().ask::<()>(&["SET", &streams::keys::seq(SHARD), "3"]);
+    let survey = bench.log.survey().await.unwrap();
+    assert_eq!((survey.logs[0].first_seq, survey.logs[0].groups[0].unread), (Some(0), 3));
+}
