@@ -255,6 +255,9 @@ pub async fn get(api: Api, id: String, call: Call) -> Result<Response, Error> {
         };
         original.entry(name.clone()).or_insert(shown);
     }
+    for (name, bytes) in &dead.large {
+        original.entry(name.clone()).or_insert(format!("{bytes} bytes").into());
+    }
     let whole = DeadLetterWhole { letter: DeadLetter::of(&dead), original };
     Ok(reply::json(StatusCode::OK, &whole))
 }

@@ -2,6 +2,8 @@
 
 use events::{Lane, RecordingId, SegmentId, Shard};
 
+use crate::dead::DeadPlace;
+
 /// The queue that anyone may write drops to.
 pub const INGEST: &str = "vf:ingest";
 /// The queue of drops that somebody waits for; the same slot as [`INGEST`].
@@ -156,6 +158,14 @@ pub fn cancelled(shard: Shard, recording: RecordingId, generation: u32) -> Strin
 /// The mark that an act was appended, by the event id of its first fact.
 pub fn appended(shard: Shard, event_id: &str) -> String {
     format!("vf:{{{shard}}}:appended:{event_id}")
+}
+
+/// The mark that a dead letter was put back to life, in the letter's slot.
+pub fn revived(place: DeadPlace, letter: &str) -> String {
+    match place {
+        DeadPlace::Drops => format!("{{vf:ingest}}:revived:{letter}"),
+        DeadPlace::Shard(shard) => format!("vf:{{{shard}}}:revived:{letter}"),
+    }
 }
 
 /// The `seq` of the facts that were erased of a recording.

@@ -508,7 +508,7 @@ impl Log for RedisLog {
     }
 
     async fn dead_letter(&self, place: DeadPlace, id: &str) -> Result<Option<Dead>, Error> {
-        Ok(self.list_dead(place, id, id, 1, u64::MAX).await?.pop())
+        RedisLog::show_dead(self, place, id).await
     }
 
     async fn drop_dead(&self, place: DeadPlace, id: &str) -> Result<bool, Error> {

@@ -98,20 +98,16 @@ impl MemoryLog {
         let state = self.lock();
         let Some(stream) = state.streams.get(&place.key()) else { return Vec::new() };
         let letters = stream.entries.range(after.saturating_add(1)..).take(count);
-        letters
-            .map(|(id, fields)| {
-                let (large, fields): (Vec<_>, Vec<_>) =
-                    fields.iter().cloned().partition(|(_, value)| value.len() > LISTED_VALUE_BYTES);
-                let large = large.into_iter().map(|(name, value)| (name, value.len() as u64)).collect();
-                Dead::read(place, &format!("{id}-0"), fields, large)
-            })
-            .collect()
+        letters.map(|(id, fields)| without_large(place, &format!("{id}-0"), fields)).collect()
     }
 
     pub(super) fn show_dead(&self, place: DeadPlace, id: &str) -> Option<Dead> {
         let state = self.lock();
         let fields = state.streams.get(&place.key())?.entries.get(&number(id))?;
-        Some(Dead::read(place, id, fields.clone(), Vec::new()))
+        Some(match place {
+            DeadPlace::Drops => without_large(place, id, fields),
+            DeadPlace::Shard(_) => Dead::read(place, id, fields.clone(), Vec::new()),
+        })
     }
 
     pub(super) fn take_dead(&self, place: DeadPlace, id: &str) -> bool {
@@ -130,9 +126,22 @@ impl MemoryLog {
         if adds && self.lock().full {
             return Err(Error::Full { action: "revive a dead letter" });
         }
-        let Some(whole) = self.show_dead(dead.place, &dead.id) else { return Ok(false) };
-        self.take_dead(dead.place, &dead.id);
         let mut state = self.lock();
+        let mark = keys::revived(dead.place, &dead.id);
+        if state.strings.contains_key(&mark) {
+            return Ok(true);
+        }
+        let letters = state.streams.get_mut(&dead.place.key());
+        let Some(fields) = letters.and_then(|letters| letters.entries.remove(&number(&dead.id))) else {
+            return Ok(false);
+        };
+        let whole = Dead::read(dead.place, &dead.id, fields, Vec::new());
+        if let DeadPlace::Shard(shard) = dead.place
+            && whole.envelope().is_some_and(|of| state.is_unwanted(shard, &of))
+        {
+            return Ok(false);
+        }
+        state.strings.insert(mark, Bytes::from_static(b"1"));
         match dead.place {
             DeadPlace::Drops => {
                 let queue = whole.source.unwrap_or(Source::Ingest(Lane::Batch));
@@ -146,9 +155,12 @@ impl MemoryLog {
                 state.append(&queue.key(), fields);
             }
             DeadPlace::Shard(shard) => {
-                let unwanted = whole.envelope().is_some_and(|of| state.is_unwanted(shard, &of));
-                if unwanted {
-                    return Ok(false);
+                if let Some((_, message)) = &work {
+                    let identity = facts.first().unwrap_or(message).event_id.as_str();
+                    let mark = keys::appended(shard, identity);
+                    if state.strings.insert(mark, Bytes::from_static(b"1")).is_some() {
+                        return Ok(true);
+                    }
                 }
                 facts.iter().for_each(|fact| state.append_fact(shard, fact));
                 if let Some((queue, message)) = &work {
@@ -254,6 +266,13 @@ impl State {
         groups.sort_by(|a, b| a.name.cmp(&b.name));
         groups
     }
+}
+
+fn without_large(place: DeadPlace, id: &str, fields: &[(String, Bytes)]) -> Dead {
+    let (large, fields): (Vec<_>, Vec<_>) =
+        fields.iter().cloned().partition(|(_, value)| value.len() > LISTED_VALUE_BYTES);
+    let large = large.into_iter().map(|(name, value)| (name, value.len() as u64)).collect();
+    Dead::read(place, id, fields, large)
 }
 
 fn weight(entry: &Entry, name: &str) -> u64 {

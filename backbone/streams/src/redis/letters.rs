@@ -8,6 +8,11 @@ use crate::failpoint;
 use crate::keys::{self, Source};
 use crate::log::{Error, Message};
 
+/// Bytes that one call reads before it leaves the rest to the next: a call must not hold the server up.
+const PAGE_BYTES: u64 = 1 << 20;
+/// Dead drops of more bytes than this together are not written anew.
+const DROPS_COPIED_BYTES: u64 = 16 << 20;
+
 impl RedisLog {
     pub(super) async fn list_dead(
         &self,
@@ -21,10 +26,27 @@ impl RedisLog {
         if !bounds.iter().all(|id| matches!(*id, "-" | "+") || reply::is_id(id)) {
             return Ok(Vec::new());
         }
-        let mut invocation = self.scripts.dead.prepare_invoke();
-        invocation.key(place.key()).arg(from).arg(to).arg(count).arg(largest);
-        let value: Value = self.script("read dead letters", &invocation).await?;
-        reply::dead_of(value, place)
+        let (mut letters, mut from) = (Vec::new(), from.to_owned());
+        while letters.len() < count {
+            let mut invocation = self.scripts.dead.prepare_invoke();
+            invocation.key(place.key()).arg(&from).arg(to).arg(count - letters.len()).arg(largest);
+            invocation.arg(PAGE_BYTES);
+            let (more, page): (bool, Value) = self.script("read dead letters", &invocation).await?;
+            letters.extend(reply::dead_of(page, place)?);
+            match letters.last() {
+                Some(last) if more => from = format!("({}", last.id),
+                _ => break,
+            }
+        }
+        Ok(letters)
+    }
+
+    pub(super) async fn show_dead(&self, place: DeadPlace, id: &str) -> Result<Option<Dead>, Error> {
+        let largest = match place {
+            DeadPlace::Drops => LISTED_VALUE_BYTES as u64,
+            DeadPlace::Shard(_) => u64::MAX,
+        };
+        Ok(self.list_dead(place, id, id, 1, largest).await?.pop())
     }
 
     pub(super) async fn list_dead_after(
@@ -65,13 +87,14 @@ impl RedisLog {
         work: Option<(Source, Message)>,
     ) -> Result<bool, Error> {
         const ACTION: &str = "revive a dead letter";
+        let (revived, keep) = (keys::revived(dead.place, &dead.id), self.config.keep.as_secs());
         let DeadPlace::Shard(shard) = dead.place else {
             let queue = dead.source.unwrap_or(Source::Ingest(events::Lane::Batch));
             let mut invocation = self.scripts.resubmit.prepare_invoke();
-            invocation.key(dead.place.key()).key(queue.key());
+            invocation.key(dead.place.key()).key(queue.key()).key(revived);
             // Its entry there will be another one.
             let name = if dead.own_drop_id().is_some() { String::new() } else { dead.entry_drop_id() };
-            invocation.arg(&dead.id).arg(dead.ours).arg(name);
+            invocation.arg(&dead.id).arg(dead.ours).arg(name).arg(keep);
             return Ok(self.script::<u8>(ACTION, &invocation).await? == 1);
         };
         let script = if work.is_some() { &self.scripts.revive_work } else { &self.scripts.revive };
@@ -90,7 +113,10 @@ impl RedisLog {
             Some((queue, _)) => invocation.key(queue.key()).key(queue.counter()),
             None => invocation.key(&none).key(&none),
         };
-        invocation.arg(&dead.id).arg(facts.len()).arg(u8::from(work.is_some()));
+        let first = facts.first().or(work.as_ref().map(|(_, message)| message));
+        let identity = first.map_or("", |message| &message.event_id);
+        invocation.key(revived).key(keys::appended(shard, identity));
+        invocation.arg(&dead.id).arg(keep).arg(facts.len()).arg(u8::from(work.is_some()));
         for fact in &facts {
             invocation.arg(&fact.event_id).arg(&fact.json);
         }
@@ -100,9 +126,22 @@ impl RedisLog {
         Ok(self.script::<u8>(ACTION, &invocation).await? == 1)
     }
 
+    /// Has what was removed leave the memory and the files. Dead drops may hold more audio than there is room for a copy
+    /// of; where they do, only large ones leave no bytes (an entry over 4 KB has a place of its own).
     pub(super) async fn compact_dead(&self, place: DeadPlace) -> Result<(), Error> {
-        let mut invocation = self.scripts.compact.prepare_invoke();
-        invocation.key(place.key()).key(format!("{}:copy", place.key()));
-        self.script::<u64>("compact dead letters", &invocation).await.map(drop)
+        let most = if place == DeadPlace::Drops { DROPS_COPIED_BYTES } else { u64::MAX >> 12 };
+        let (mut last, mut removed, mut copied) = (String::new(), 0, 0);
+        loop {
+            let mut invocation = self.scripts.compact.prepare_invoke();
+            invocation.key(place.key()).key(format!("{}:copy", place.key()));
+            invocation.arg(&last).arg(removed).arg(PAGE_BYTES).arg(most.saturating_sub(copied));
+            let (state, at, removed_before, bytes): (String, String, u64, u64) =
+                self.script("compact dead letters", &invocation).await?;
+            match state.as_str() {
+                "more" => (last, removed, copied) = (at, removed_before, copied + bytes),
+                "again" => (last, removed, copied) = (at, 0, 0),
+                _ => return Ok(()),
+            }
+        }
     }
 }

@@ -398,6 +398,42 @@ mod acts_lua {
         commit.dead = Some(letter());
         assert_eq!(bench.log.commit(&commit).await.unwrap(), Outcome::Done, "and letters go on");
     }
+
+    /// Dead drops are written anew page by page; in between, letters may come and go.
+    #[tokio::test]
+    async fn an_erased_drop_leaves_no_bytes() {
+        let Some(bench) = Bench::redis().await else { return };
+        bench.server().ask::<()>(&["CONFIG", "SET", "rdbcompression", "no"]);
+        for number in 0..6 {
+            let name = format!("secret-{number}");
+            let mut fields = vec![("drop".to_owned(), name.clone().into()), ("name".to_owned(), name.into())];
+            if number > 2 {
+                fields.push(("audio".to_owned(), vec![7; 700_000].into()));
+            }
+            bench.log.submit(Lane::Batch, &fields).await.unwrap();
+            let drops = Source::Ingest(Lane::Batch);
+            let drop = bench.log.take("ingest", "a", drops, 1).await.unwrap().remove(0);
+            let mut commit = commit_of(&drop, &[]);
+            (commit.group, commit.dead) = ("ingest".to_owned(), Some(letter()));
+            bench.log.commit(&commit).await.unwrap();
+        }
+        let place = DeadPlace::Drops;
+        let before = bench.log.dead(place, None, 9).await.unwrap();
+        let holds = |number: u32| {
+            let dump: Vec<u8> = bench.server().ask(&["DUMP", &place.key()]);
+            let name = format!("secret-{number}");
+            dump.windows(name.len()).any(|window| window == name.as_bytes())
+        };
+        // A copy that somebody left, of what is erased by now.
+        bench.server().ask::<String>(&["XADD", &format!("{}:copy", place.key()), "1-0", "name", "secret-1"]);
+        assert!((0..6).all(holds));
+        assert_eq!(bench.log.erase_drop("secret-1").await.unwrap(), 1);
+        assert!([0, 2, 3, 4, 5].into_iter().all(holds) && !holds(1));
+        let after = bench.log.dead(place, None, 9).await.unwrap();
+        assert_eq!(after, [&before[..1], &before[2..]].concat(), "ids are kept");
+        assert!(!bench.server().ask::<bool>(&["EXISTS", &format!("{}:copy", place.key())]));
+        assert_eq!(bench.server().ask::<i64>(&["TTL", &place.key()]), -1, "letters stay");
+    }
 }
 
 mod server_state {
