@@ -82,7 +82,7 @@ pub struct Entry {
     pub id: String,
     /// Its fields in order.
     pub fields: Vec<(String, Bytes)>,
-    /// How often it was delivered; 1 the first time. A hint: history reads raise it too.
+    /// How often it was delivered; 1 the first time. Workers that died, or went silent, with it.
     pub deliveries: u64,
     /// How often processing it failed: the count that decides.
     pub attempts: u32,
@@ -399,7 +399,7 @@ pub trait Log: Send + Sync + 'static {
         count: usize,
     ) -> Result<Vec<Entry>, Error>;
 
-    /// Returns what was delivered to this consumer and is not done.
+    /// Returns what was delivered to this consumer and is not done. To look is no delivery, and renews no lease.
     async fn own_pending(&self, group: &str, consumer: &str, source: Source) -> Result<Vec<Entry>, Error>;
 
     /// Returns those of the sources where entries are pending under other names than `consumer`: only there may be
@@ -604,15 +604,16 @@ pub trait Log: Send + Sync + 'static {
     /// Large values are left out; see [`Dead::large`].
     async fn dead(&self, place: DeadPlace, after: Option<&str>, count: usize) -> Result<Vec<Dead>, Error>;
 
-    /// Returns a dead letter whole.
+    /// Returns a dead letter; of a drop large values are left out, as in a list.
     async fn dead_letter(&self, place: DeadPlace, id: &str) -> Result<Option<Dead>, Error>;
 
     /// Throws a dead letter away; tells whether it was there.
     async fn drop_dead(&self, place: DeadPlace, id: &str) -> Result<bool, Error>;
 
     /// Puts a dead letter back to life: appends the facts and the work, or for a drop its original fields to its
-    /// queue, and removes the letter, at once. `false`: it was gone already, or nobody wants it any more (the
-    /// recording is deleted, its generation cancelled), in which case it is gone now.
+    /// queue, and removes the letter, at once. `true` also where that was done before, and where the same work was
+    /// asked for by another letter: nothing is appended then. `false`: it was thrown away, or nobody wants it any more
+    /// (the recording is deleted, its generation cancelled), in which case it is gone now.
     async fn revive(
         &self,
         dead: &Dead,

@@ -42,13 +42,12 @@ impl MemoryLog {
         let attempts = state.attempts.get(&source.attempts(group)).cloned().unwrap_or_default();
         let stream = state.stream_with_group(group, source, "read own history")?;
         let Stream { entries, groups, .. } = stream;
-        let group = groups.get_mut(group).expect("stream_with_group() found it");
-        let mine = group.pending.iter_mut().filter(|(_, pending)| pending.owner == consumer);
+        let group = groups.get(group).expect("stream_with_group() found it");
+        let mine = group.pending.iter().filter(|(_, pending)| pending.owner == consumer);
         Ok(mine
             .map(|(&id, pending)| {
-                pending.deliveries += 1;
-                pending.renewed = Some(Instant::now());
-                let mut own = entry(source, id, entries.get(&id).cloned().unwrap_or_default(), 1, 0);
+                let fields = entries.get(&id).cloned().unwrap_or_default();
+                let mut own = entry(source, id, fields, pending.deliveries, 0);
                 own.attempts = attempts.get(own.attempts_field()).map_or(0, |(attempts, _)| *attempts);
                 own
             })
@@ -81,7 +80,9 @@ impl MemoryLog {
         count: usize,
     ) -> Result<Claimed, Error> {
         let mut state = self.lock();
-        let attempts = state.attempts.get(&source.attempts(group)).cloned().unwrap_or_default();
+        let key = source.attempts(group);
+        let attempts = state.attempts.get(&key).cloned().unwrap_or_default();
+        let mut over = Vec::new();
         let stream = state.stream_with_group(group, source, "claim stream entries")?;
         let Stream { entries, groups, .. } = stream;
         let group = groups.get_mut(group).expect("stream_with_group() found it");
@@ -109,6 +110,9 @@ impl MemoryLog {
                     continue;
                 }
                 taken.attempts = kept.map_or(0, |(attempts, _)| *attempts);
+                if taken.attempts == 0 {
+                    over.push(taken.attempts_field().to_owned());
+                }
                 consumer.clone_into(&mut pending.owner);
                 pending.renewed = Some(now);
                 pending.deliveries += 1;
@@ -118,6 +122,9 @@ impl MemoryLog {
         for id in gone {
             group.pending.remove(&id);
             claimed.lost.push(format!("{id}-0"));
+        }
+        if let Some(kept) = state.attempts.get_mut(&key) {
+            kept.retain(|field, _| !over.contains(field));
         }
         Ok(claimed)
     }

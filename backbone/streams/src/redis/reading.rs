@@ -59,16 +59,27 @@ impl RedisLog {
         consumer: &str,
         source: Source,
     ) -> Result<Vec<Entry>, Error> {
-        let mut all = Vec::new();
-        let mut from = "0".to_owned();
+        const ACTION: &str = "read own history";
+        // Through XREADGROUP each look would count as a delivery, and so as a worker that died. Drops may be large.
+        let page_size = if source.shard().is_none() { 1 } else { 64 };
+        let (mut all, mut from) = (Vec::new(), "-".to_owned());
         loop {
-            let mut command = redis::cmd("XREADGROUP");
-            command.arg("GROUP").arg(group).arg(consumer).arg("COUNT").arg(64);
-            command.arg("STREAMS").arg(source.key()).arg(&from);
-            let page = entries_of(self.run("read own history", &command).await?, &[source])?;
-            let Some(last) = page.last() else { return Ok(all) };
-            from.clone_from(&last.id);
-            // An entry whose data is gone comes back without fields: a commit finds that out and acknowledges it.
+            let mut command = redis::cmd("XPENDING");
+            command.arg(source.key()).arg(group).arg(&from).arg("+").arg(page_size).arg(consumer);
+            let pending = reply::pending_of(self.run(ACTION, &command).await?)?;
+            let Some((last, _)) = pending.last() else { return Ok(all) };
+            from = format!("({last}");
+            let mut ranges = redis::pipe();
+            for (id, _) in &pending {
+                ranges.cmd("XRANGE").arg(source.key()).arg(id).arg(id);
+            }
+            let mut page = Vec::new();
+            for ((id, deliveries), range) in pending.into_iter().zip(self.all(ACTION, ranges).await?) {
+                // An entry whose data is gone has no fields: a commit finds that out and acknowledges it.
+                let gone = Entry { source, id, fields: Vec::new(), deliveries: 0, attempts: 0 };
+                let entry = reply::range_of(range, source)?.pop().unwrap_or(gone);
+                page.push(Entry { deliveries, ..entry });
+            }
             all.extend(self.with_attempts(group, source, page).await?);
         }
     }

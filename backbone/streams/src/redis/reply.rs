@@ -142,6 +142,16 @@ pub fn groups_of(value: Value) -> Result<Vec<Group>, Error> {
         .collect()
 }
 
+/// Reads the reply of `XPENDING key group from to count`: id and deliveries.
+pub fn pending_of(value: Value) -> Result<Vec<(String, u64)>, Error> {
+    let shape = || unexpected("read pending entries", "a reply of odd shape");
+    let pending = |item| {
+        let mut parts = list(item)?.into_iter();
+        Some((text(parts.next()?)?, number(&parts.nth(2)?)?))
+    };
+    list(value).ok_or_else(shape)?.into_iter().map(|item| pending(item).ok_or_else(shape)).collect()
+}
+
 /// Returns the consumers that the summary of `XPENDING key group` names.
 pub fn owners_of(summary: Value) -> Vec<String> {
     let owners = list(summary).and_then(|parts| list(parts.into_iter().nth(3)?)).unwrap_or_default();

@@ -33,6 +33,8 @@ local function take(id, deliveries, is_retry)
     attempts, due = tonumber(a), tonumber(d)
   end
   if is_retry and due > now then return end
+  -- Put off without a failure: of the time that is over nothing need be kept.
+  if kept and attempts == 0 then redis.call('HDEL', KEYS[2], identity) end
   redis.call('XCLAIM', KEYS[1], group, me, 0, id)
   taken[#taken + 1] = {id, entry[2], deliveries + 1, attempts}
 end

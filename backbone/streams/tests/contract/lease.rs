@@ -23,6 +23,7 @@ on_both_logs!(
     only_the_holder_can_hand_back,
     own_history_is_what_a_lost_reply_left,
     own_history_knows_the_attempts,
+    to_look_into_own_history_is_no_delivery,
     a_consumer_leaves_only_when_it_holds_nothing,
 );
 
@@ -189,6 +190,17 @@ async fn own_history_knows_the_attempts(bench: Bench) {
     assert_eq!(bench.claim("a", LONG).await.len(), 1);
     let left = bench.log.own_pending(GROUP, "a", DECODE).await.unwrap();
     assert_eq!(left.iter().map(|entry| entry.attempts).collect::<Vec<_>>(), [3]);
+}
+
+/// An outage has each reader of a worker look, however long the work in hand takes.
+async fn to_look_into_own_history_is_no_delivery(bench: Bench) {
+    let entry = bench.one_taken(1, "a").await;
+    for _ in 0..12 {
+        let own = bench.log.own_pending(GROUP, "a", DECODE).await.unwrap();
+        assert_eq!(own, [entry.clone()]);
+    }
+    bench.log.hand_back(GROUP, "a", DECODE, std::slice::from_ref(&entry.id)).await.unwrap();
+    assert_eq!(bench.claim("b", LONG).await[0].deliveries, 1, "nobody died");
 }
 
 async fn a_consumer_leaves_only_when_it_holds_nothing(bench: Bench) {
