@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use events::{EventId, Shard};
+use events::{EventId, RecordingId, Shard};
 use streams::SharedLog;
 use tokio::task::JoinHandle;
 use views::archive::Stretch;
@@ -24,9 +24,15 @@ pub struct History {
     /// The log was given up to this seq.
     logged: u64,
     /// What was given from the log and has not come up in the archive yet.
-    ahead: HashMap<EventId, Entry>,
+    ahead: HashMap<EventId, Ahead>,
     /// What comes next in the archive, on its way.
     next: Option<Page>,
+}
+
+/// What is remembered of a fact that was given from the log: a rebuild may be far ahead of the archive.
+struct Ahead {
+    seq: u64,
+    recording: RecordingId,
 }
 
 /// A page of the archive that is being read.
@@ -115,9 +121,9 @@ impl History {
         self.archived
     }
 
-    /// What was given from the log and is not known to be archived yet.
-    pub fn ahead(&self) -> impl Iterator<Item = &Entry> {
-        self.ahead.values()
+    /// The recordings of what was given from the log and is not known to be archived yet: one for each fact.
+    pub fn ahead(&self) -> impl Iterator<Item = RecordingId> {
+        self.ahead.values().map(|ahead| ahead.recording)
     }
 
     /// Looks where archive and log end just now.
@@ -176,7 +182,7 @@ impl History {
         let mut entries = entries;
         entries.retain(|entry| self.ahead.remove(&entry.event_id()).is_none());
         // What the archive passed without having it was refused, or a failover took it back.
-        self.ahead.retain(|_, entry| entry.seq() > self.archived);
+        self.ahead.retain(|_, ahead| ahead.seq > self.archived);
         Ok(Facts { entries, archived: self.archived, origin: Origin::Archive })
     }
 
@@ -221,7 +227,7 @@ impl History {
             let was_given = copy.as_ref().is_some_and(|copy| copy.seq <= self.archived);
             if !was_given && !self.ahead.contains_key(&id) {
                 let entry = copy.and_then(|copy| copy.entry).unwrap_or(entry);
-                self.ahead.insert(id, entry.clone());
+                self.ahead.insert(id, Ahead { seq: entry.seq(), recording: entry.recording() });
                 new.push(entry);
             }
         }

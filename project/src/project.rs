@@ -20,6 +20,7 @@ use crate::metrics;
 
 /// The project stage.
 pub struct Project {
+    views: Views,
     gathered: mpsc::UnboundedSender<Delivery>,
     slots: usize,
 }
@@ -33,7 +34,7 @@ impl Project {
             tokio::spawn(apply_all(views.clone(), Arc::clone(&inbox), batch));
         }
         // A batch in each transaction, one gathering: the stage loop's slots bound the channel.
-        Project { gathered, slots: batch * (APPLIERS + 1) }
+        Project { views, gathered, slots: batch * (APPLIERS + 1) }
     }
 }
 
@@ -50,6 +51,10 @@ impl Stage for Project {
                 drop(unsent);
             }
         }
+    }
+
+    async fn give_up(&self, delivery: Delivery, cause: Cause) {
+        refuse(&self.views, delivery, cause).await;
     }
 }
 
@@ -108,7 +113,7 @@ async fn apply_all(views: Views, inbox: Inbox, batch: usize) {
                     readable.push(delivery);
                 }
                 Err(EntryError::Newer { .. }) => drop(tokio::spawn(delivery.put_off(NEWER_PAUSE))),
-                Err(error) => refuse(&views, delivery, error.to_string()).await,
+                Err(error) => refuse(&views, delivery, not_projectable(error.to_string())).await,
             }
         }
         apply(&views, entries, readable).await;
@@ -139,7 +144,7 @@ async fn apply(views: &Views, entries: Vec<Entry>, deliveries: Vec<Delivery>) {
             Some(Ok(())) => Delivery::finish_all(deliveries).await,
             Some(Err(error)) if entries.len() == 1 => {
                 for delivery in deliveries {
-                    refuse(views, delivery, error.clone()).await;
+                    refuse(views, delivery, not_projectable(error.clone())).await;
                 }
             }
             Some(Err(error)) => {
@@ -183,17 +188,26 @@ async fn persist(views: &Views, entries: &[Entry], deliveries: &[Delivery]) -> O
     }
 }
 
-/// Sends a fact that can never be applied to the dead letters, and notes its place as a known gap: otherwise nothing
-/// behind it would ever count as archived.
-async fn refuse(views: &Views, delivery: Delivery, error: String) {
-    metrics::refused();
-    if let Some((shard, seq)) = place(&delivery)
-        && let Err(error) = views.declare_gap(shard, seq, seq, &error).await
-    {
-        tracing::error!(%error, %shard, seq, "cannot note a gap: the log is not trimmed beyond it");
-    }
-    delivery.fail(Cause::new("not_projectable", error)).await;
+fn not_projectable(error: String) -> Cause {
+    Cause::new("not_projectable", error)
 }
+
+/// Notes the place of a fact that can never be applied as a known gap, without which nothing behind it would ever count
+/// as archived, and sends it to the dead letters.
+async fn refuse(views: &Views, delivery: Delivery, cause: Cause) {
+    if let Some((shard, seq)) = place(&delivery)
+        && let Err(error) = views.declare_gap(shard, seq, seq, &cause.message).await
+    {
+        tracing::error!(%error, %shard, seq, "cannot note a gap now: the fact is given up later");
+        delivery.put_off(GAP_PAUSE).await;
+        return;
+    }
+    metrics::refused();
+    delivery.fail(cause).await;
+}
+
+/// How long a fact waits that is given up while the database does not answer.
+const GAP_PAUSE: Duration = Duration::from_secs(5);
 
 /// How long a fact of a newer version waits before it is looked at again.
 const NEWER_PAUSE: Duration = Duration::from_secs(30);

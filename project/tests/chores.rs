@@ -8,6 +8,7 @@ use events::*;
 use futures::TryStreamExt;
 use project::keeper::erase::Eraser;
 use project::keeper::retain::Retainer;
+use project::keeper::trim;
 use project::project::Project;
 use service::store::{AudioStore, Key};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
@@ -419,6 +420,46 @@ fn what_is_too_old_goes_by_the_rules() {
         assert_eq!(world.places_of("old").await, [""; 0]);
         let [erasure] = [world.views.erasure(old.recording).await.unwrap().unwrap()];
         assert_eq!(erasure.deletion.by, "retention");
+    });
+}
+
+/// Its workers died over a fact until the loop gives it up: its place is a known gap, and the log is trimmed beyond it.
+#[test]
+fn a_fact_that_is_given_up_does_not_stop_trimming() {
+    with_world(|world| async move {
+        let there = world.record(1, "deadly").await;
+        let shard = there.recording.shard(SHARDS);
+        let source = Source::Log(shard);
+        world.log.ensure_groups("project", &[source]).await.unwrap();
+        let [first] = world.log.take("project", "w0", source, 1).await.unwrap().try_into().unwrap();
+        for number in 1..=10 {
+            let worker = format!("w{number}");
+            let claimed = world.log.claim("project", &worker, source, Duration::ZERO, 9).await.unwrap();
+            assert_eq!(claimed.entries.len(), 1);
+        }
+        let log: SharedLog = std::sync::Arc::new(world.log.clone());
+        let stage = std::sync::Arc::new(Project::start(world.views.clone(), 100));
+        let shutdown = CancellationToken::new();
+        let lease = Duration::from_millis(50);
+        let options = stage::Options::new("project", stage::Inlet::Facts).with_lease(lease);
+        let running = tokio::spawn(stage::run(SharedLog::clone(&log), stage, options, shutdown.clone()));
+        let last = world.log.last_seq(shard).await.unwrap();
+        let archived = async || world.views.archived_through(shard).await.unwrap();
+        let until = std::time::Instant::now() + Duration::from_secs(20);
+        while archived().await < last && std::time::Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        shutdown.cancel();
+        running.await.unwrap().unwrap();
+        let dead = world.log.dead(DeadPlace::Shard(shard), None, 9).await.unwrap();
+        let dead: Vec<_> = dead.iter().map(|dead| dead.letter.cause.code.as_str()).collect();
+        assert!(dead.contains(&"crash_loop"), "{dead:?}");
+        assert_eq!(first.text("seq"), Some("1"));
+        // The failure that followed from it is a fact of its own.
+        assert!(archived().await >= last, "what came after is archived");
+        trim::archived(&log, &world.views).await.unwrap();
+        let kept = log.facts(shard, 0, 9).await.unwrap();
+        assert!(kept.is_empty() || kept[0].text("seq") != Some("1"), "{kept:?}");
     });
 }
 

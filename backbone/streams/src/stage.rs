@@ -42,7 +42,8 @@ pub trait Stage: Send + Sync + 'static {
     /// Works on deliveries and ends each of them. Called on a task of its own.
     async fn process(&self, deliveries: Vec<Delivery>);
 
-    /// Ends a delivery that killed its workers again and again: by default it goes to the dead letters.
+    /// Ends a delivery that killed its workers or made them panic again and again: by default it goes to the dead
+    /// letters.
     async fn give_up(&self, delivery: Delivery, cause: Cause) {
         delivery.fail(cause).await;
     }
@@ -162,6 +163,7 @@ pub async fn run<S: Stage>(
         tokio::spawn(watch::pressure(Arc::clone(&log), options.clone(), Arc::clone(&pauses), over.clone()));
     let context = Arc::new(Context {
         log: Arc::clone(&log),
+        stage: Arc::clone(&stage) as Arc<dyn Stage>,
         options: options.clone(),
         hand: Arc::clone(&hand),
         pauses: Arc::clone(&pauses),

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use events::{
-    About, Audio, Cause, Envelope, Event, GenerationActivated, GenerationCancelled, Lane, Settings, Shard,
-    TranscriptionRequested, now,
+    About, Audio, Cause, Envelope, Event, GenerationActivated, GenerationCancelled, Lane, RecordingFailed,
+    Settings, Shard, TranscriptionRequested, now,
 };
 use jiff::{SignedDuration, Timestamp};
 use service::store::{AudioStore, Key, StoreError};
@@ -128,14 +128,14 @@ impl Runs {
 
     /// Milliseconds of audio that wait in the replay lane.
     async fn behind(&self) -> anyhow::Result<u64> {
-        let mut behind = 0;
-        for shard in (0..self.log.shards()).map(Shard) {
-            for queue in [Queue::Decode, Queue::Segments] {
-                let source = Source::Queue(shard, queue, Lane::Replay);
-                behind += self.log.backlog(source).await.context("ask how much waits")?.audio_ms;
-            }
-        }
-        Ok(behind)
+        let shards = (0..self.log.shards()).map(Shard);
+        let sources: Vec<Source> = shards
+            .flat_map(|shard| {
+                [Queue::Decode, Queue::Segments].map(|queue| Source::Queue(shard, queue, Lane::Replay))
+            })
+            .collect();
+        let waiting = self.log.backlogs(&sources).await.context("ask how much waits")?;
+        Ok(waiting.iter().map(|backlog| backlog.audio_ms).sum())
     }
 
     /// Requests what there is room for, and ends the run after its last recording.
@@ -287,7 +287,13 @@ impl Runs {
         for asked in self.views.silent_requests(run.id, before, TURN).await.context("list silent requests")? {
             let row = self.views.recording(asked.recording).await.context("read a recording")?;
             let Some(row) = row else { continue };
-            let Ok(work) = self.prepare(run, &row, models).await? else { continue };
+            let work = match self.prepare(run, &row, models).await? {
+                Ok(work) => work,
+                Err(reason) => {
+                    self.end_lost(run, &asked, reason).await?;
+                    continue;
+                }
+            };
             // The log knows whether it has this request; it was lost only if Redis lost its data.
             let append = request(run, &row, &asked, work, self.log.shards()).context("write a request")?;
             if self.log.append(&append).await.context("request a generation again")? == Appended::Done {
@@ -295,6 +301,33 @@ impl Runs {
             }
         }
         Ok(0)
+    }
+
+    /// Ends a request that is silent and cannot be made again, once nothing of it can be under way: somebody waits for the
+    /// run to end. Should its work come to an end all the same, that end counts.
+    async fn end_lost(&self, run: &Run, asked: &Asked, reason: &'static str) -> anyhow::Result<()> {
+        let shard = asked.recording.shard(self.log.shards());
+        let lanes = [Queue::Decode, Queue::Segments].map(|queue| Source::Queue(shard, queue, Lane::Replay));
+        let waiting = self.log.backlogs(&lanes).await.context("ask how much waits")?;
+        if waiting.iter().any(|backlog| backlog.entries > 0) {
+            return Ok(());
+        }
+        let generations = self.views.generations(asked.recording).await.context("read a recording")?;
+        let row = generations.iter().find(|row| row.generation == asked.generation);
+        let round = row.map_or(0, |row| row.round) + 1;
+        let message =
+            "its work was lost, and it cannot be begun again: its audio is gone, or no model can hear it";
+        let event =
+            RecordingFailed { stage: "keeper".into(), cause: Cause::new(reason, message), attempts: 1 };
+        // A later round has an identity of its own.
+        let act = Uuid::new_v5(&run.id, &round.to_be_bytes());
+        let envelope = Envelope { round, ..self.act(act, run, asked, event.into()) };
+        let facts = vec![Message::fact(&envelope).context("write a failure")?];
+        let append = Append { shard, recording: asked.recording, facts, work: None };
+        if self.log.append(&append).await.context("end a lost request")? == Appended::Done {
+            tracing::warn!(run = %run.id, recording = %asked.recording, reason, "a request was lost and cannot be made again");
+        }
+        Ok(())
     }
 
     /// Cancels what a stopped run had requested.

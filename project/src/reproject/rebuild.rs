@@ -330,7 +330,7 @@ impl Rebuild {
     async fn ahead(&self) -> BTreeSet<RecordingId> {
         let mut ahead = BTreeSet::new();
         for history in &self.histories {
-            ahead.extend(history.lock().await.ahead().map(Entry::recording));
+            ahead.extend(history.lock().await.ahead());
         }
         ahead
     }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use events::*;
 use project::keeper::runs::{Options, request};
 use service::store::Key;
-use streams::{Appended, Log};
+use streams::{Appended, Log, Queue, Source};
+use transcript::Status;
 use views::{RunState, Selection, Wishes};
 
 use crate::world::*;
@@ -300,5 +301,39 @@ fn a_request_that_was_lost_is_made_again() {
         all_turns(&world.keeper_with(options(Duration::ZERO))).await;
         assert_eq!(world.requested(), [(0, 1)]);
         assert_eq!(world.state(&run).await, RunState::Running);
+    });
+}
+
+#[test]
+fn a_request_that_was_lost_and_cannot_be_made_again_ends() {
+    with_world(|mut world| async move {
+        let id = world.admit(0, 1, "en").await;
+        let run = world.start(base(), Activation::Auto).await;
+        let options = Options {
+            every: Duration::from_millis(10),
+            ahead: Duration::from_secs(600),
+            missing_after: Duration::ZERO,
+        };
+        all_turns(&world.keeper_with(options.clone())).await;
+        world.project().await;
+        world.store.delete(&Key::parse(&format!("default/{id}")).unwrap()).await.unwrap();
+        all_turns(&world.keeper_with(options.clone())).await;
+        world.project().await;
+        assert_eq!(world.state(&run).await, RunState::Running, "whoever has the request will say so");
+
+        let queue = Source::Queue(id.shard(2), Queue::Decode, Lane::Replay);
+        world.log.ensure_groups("decode", &[queue]).await.unwrap();
+        let [entry] = world.log.take("decode", "a", queue, 1).await.unwrap().try_into().unwrap();
+        world.log.acknowledge("decode", queue, &[entry.id]).await.unwrap();
+        all_turns(&world.keeper_with(options.clone())).await;
+        world.project().await;
+        all_turns(&world.keeper_with(options)).await;
+        let generations = world.views.generations(id).await.unwrap();
+        let state = &generations[1].state;
+        assert_eq!(
+            (generations[1].round, state.status, state.reason.as_ref().unwrap().code.as_str()),
+            (1, Status::Failed, "audio_gone")
+        );
+        assert_eq!(world.state(&run).await, RunState::Done);
     });
 }

@@ -42,6 +42,9 @@ fn the_archive_then_the_log_each_fact_once() {
         assert_eq!(archive, (1..=12).collect::<Vec<_>>(), "handed over below the first hole");
         assert_eq!(log, (13..=30).collect::<Vec<_>>());
         assert_eq!((history.archived(), history.ahead().count()), (12, 18));
+        let told: Vec<_> = entries[12..].iter().map(Entry::recording).collect();
+        let ahead: Vec<_> = history.ahead().collect();
+        assert!(told.iter().all(|of| ahead.contains(of)) && ahead.iter().all(|of| told.contains(of)));
 
         // What came from the log comes up in the archive: known, and not given again.
         db.apply(&entries).await;

@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
-use super::Options;
 use super::hand::Hand;
 use super::watch::Pauses;
+use super::{Options, Stage};
 use crate::dead::DeadLetter;
 use crate::keys::{self, Queue, Source};
 use crate::log::{Commit, Emit, Emitted, Entry, Error, Message, Outcome, SharedLog};
@@ -20,6 +20,8 @@ use crate::{failpoint, metrics};
 /// What deliveries of one run share.
 pub struct Context {
     pub log: SharedLog,
+    /// Whose deliveries they are.
+    pub stage: Arc<dyn Stage>,
     pub options: Options,
     pub hand: Arc<Hand>,
     pub pauses: Arc<Pauses>,
@@ -405,7 +407,13 @@ impl Drop for Delivery {
         };
         self.context.runtime.clone().spawn(async move {
             let message = "the worker stopped in the middle of it (a panic: see its log)";
-            again.retry(Cause::new("worker_panicked", message)).await;
+            let cause = Cause::new("worker_panicked", message);
+            if again.is_last_attempt() {
+                let stage = Arc::clone(&again.context.stage);
+                stage.give_up(again, cause).await;
+            } else {
+                again.retry(cause).await;
+            }
         });
     }
 }

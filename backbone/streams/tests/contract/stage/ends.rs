@@ -19,6 +19,7 @@ on_both_logs!(
     unknown_facts_are_handed_out_as_they_are,
     work_of_a_newer_version_waits_and_costs_no_attempt,
     what_kills_its_workers_is_given_up,
+    the_last_panic_is_the_stages_to_end,
     facts_are_acknowledged_together,
     parts_wait_while_redis_is_full,
 );
@@ -242,6 +243,33 @@ async fn what_kills_its_workers_is_given_up(bench: Bench) {
     running.stop().await;
     assert_eq!((worker.seen(), dead_codes(&bench)), (0, vec!["crash_loop".to_owned()]));
     assert!(matches!(facts_of(&bench)[0].event, Event::RecordingFailed(_)));
+}
+
+async fn the_last_panic_is_the_stages_to_end(bench: Bench) {
+    struct Panics(std::sync::Mutex<Vec<String>>);
+    #[async_trait]
+    impl Stage for Panics {
+        fn slots(&self) -> usize {
+            1
+        }
+        async fn process(&self, _deliveries: Vec<Delivery>) {
+            panic!("a panic that a test wants");
+        }
+        async fn give_up(&self, delivery: Delivery, cause: events::Cause) {
+            self.0.lock().unwrap().push(cause.code.clone());
+            delivery.fail(cause).await;
+        }
+    }
+    bench.add_work(0..1).await;
+    let (worker, shutdown) = (Arc::new(Panics(Default::default())), CancellationToken::new());
+    let options = Options { max_attempts: 1, ..options() };
+    let task =
+        tokio::spawn(stage::run(Arc::clone(&bench.log), Arc::clone(&worker), options, shutdown.clone()));
+    until_empty(&bench).await;
+    shutdown.cancel();
+    task.await.unwrap().unwrap();
+    assert_eq!(*worker.0.lock().unwrap(), ["worker_panicked"]);
+    assert_eq!(dead_codes(&bench), ["worker_panicked"]);
 }
 
 async fn facts_are_acknowledged_together(bench: Bench) {
