@@ -1,0 +1,247 @@
+// What a kernel is written with, beside plain C++: types of two bytes, vector loads, tensor cores, sums over a warp.
+//
+// All inline PTX of the project is here, a helper an instruction, each beside the twin that the emulator runs. No header of
+// the toolkit is read, so that a program can compile its kernels on a machine that has only a driver and NVRTC.
+#pragma once
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#ifdef KERNELS_EMULATED
+#include "emulator.h"
+
+// A kernel that blocks of up to `threads` threads run: KERNEL(name, threads, parameters...) { body }
+#define KERNEL(name, threads, ...)                               \
+    static void name(__VA_ARGS__);                               \
+    static emulator::Kernel name##_kernel(#name, threads, name); \
+    static void name(__VA_ARGS__)
+// An array of `count` elements in shared memory.
+#define SHARED(T, name, count)          \
+    static const char name##_place = 0; \
+    Shared<T> name = emulator::fixed<T>(&name##_place, count)
+// `count` elements of the shared memory that the launch asks for, from byte `offset` on.
+#define DYNAMIC_SHARED(T, name, offset, count) Shared<T> name = emulator::dynamic<T>(offset, count)
+using emulator::Shared;
+
+#else
+
+#define KERNEL(name, threads, ...) extern "C" __global__ void __launch_bounds__(threads) name(__VA_ARGS__)
+#define SHARED(T, name, count) __shared__ __align__(16) T name[count]
+extern __shared__ __align__(128) u8 dynamic_shared[];
+#define DYNAMIC_SHARED(T, name, offset, count) Shared<T> name = (T*)(dynamic_shared + (offset))
+template <class T> using Shared = T*;
+
+#endif
+
+constexpr u32 LANES = 32;
+constexpr u32 ALL = ~0u;
+
+// ---- numbers of two bytes ----
+
+struct f16 {
+    u16 bits;
+};
+struct bf16 {
+    u16 bits;
+};
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+
+#ifdef KERNELS_EMULATED
+inline float to_float(f16 x) {
+    _Float16 value;
+    memcpy(&value, &x, 2);
+    return (float)value;
+}
+inline float to_float(bf16 x) {
+    u32 bits = (u32)x.bits << 16;
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+inline void from_float(float x, f16& to) {
+    _Float16 value = (_Float16)x;
+    memcpy(&to, &value, 2);
+}
+inline void from_float(float x, bf16& to) {
+    u32 bits;
+    memcpy(&bits, &x, 4);
+    // To the nearest, a tie to the even one; what is no number stays none.
+    to.bits = x != x ? 0x7fff : (u16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+#else
+__device__ __forceinline__ float to_float(f16 x) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(x.bits));
+    return value;
+}
+__device__ __forceinline__ float to_float(bf16 x) { return __uint_as_float((u32)x.bits << 16); }
+__device__ __forceinline__ void from_float(float x, f16& to) {
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to.bits) : "f"(x));
+}
+__device__ __forceinline__ void from_float(float x, bf16& to) {
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to.bits) : "f"(x));
+}
+#endif
+__device__ __forceinline__ void from_float(float x, float& to) { to = x; }
+
+template <class T> __device__ __forceinline__ T to(float x) {
+    T value;
+    from_float(x, value);
+    return value;
+}
+
+// ---- sixteen bytes ----
+
+// What one load instruction brings: four floats or eight numbers of two bytes.
+struct __attribute__((aligned(16))) Pack {
+    u32 words[4];
+};
+
+#ifdef KERNELS_EMULATED
+inline void check_vector(const void* place, size_t bytes) {
+    if ((uintptr_t)place % bytes) emulator::fail("a vector of %zu bytes of global memory is misaligned", bytes);
+}
+inline Pack load16(const void* place) {
+    check_vector(place, 16);
+    Pack pack;
+    memcpy(&pack, place, 16);
+    return pack;
+}
+inline Pack load16_once(const void* place) { return load16(place); }
+inline void store16(void* place, Pack pack) {
+    check_vector(place, 16);
+    memcpy(place, &pack, 16);
+}
+template <class T> Pack shared_load16(Shared<T> from, u32 i) {
+    T* place = from.vector(i, 16);
+    emulator::note_read(from.traces, i * sizeof(T), 16);
+    return load16(place);
+}
+template <class T> void shared_store16(Shared<T> to, u32 i, Pack pack) {
+    T* place = to.vector(i, 16);
+    emulator::note_write(to.traces, i * sizeof(T), 16);
+    store16(place, pack);
+}
+inline float as_float(u32 bits) {
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+inline u32 as_bits(float value) {
+    u32 bits;
+    memcpy(&bits, &value, 4);
+    return bits;
+}
+#else
+// From memory that nobody writes while the kernel runs.
+__device__ __forceinline__ Pack load16(const void* place) {
+    Pack pack;
+    asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
+        : "=r"(pack.words[0]), "=r"(pack.words[1]), "=r"(pack.words[2]), "=r"(pack.words[3])
+        : "l"(place));
+    return pack;
+}
+// The same for what is read once in a launch, such as weights: it takes no room from what is read again.
+__device__ __forceinline__ Pack load16_once(const void* place) {
+    Pack pack;
+    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+        : "=r"(pack.words[0]), "=r"(pack.words[1]), "=r"(pack.words[2]), "=r"(pack.words[3])
+        : "l"(place));
+    return pack;
+}
+__device__ __forceinline__ void store16(void* place, Pack pack) { *(Pack*)place = pack; }
+template <class T> __device__ __forceinline__ Pack shared_load16(T* from, u32 i) { return *(const Pack*)(from + i); }
+template <class T> __device__ __forceinline__ void shared_store16(T* to, u32 i, Pack pack) { *(Pack*)(to + i) = pack; }
+__device__ __forceinline__ float as_float(u32 bits) { return __uint_as_float(bits); }
+__device__ __forceinline__ u32 as_bits(float value) { return __float_as_uint(value); }
+#endif
+
+// Four floats from a pack, and back.
+__device__ __forceinline__ void unpack(Pack pack, float (&values)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) values[i] = as_float(pack.words[i]);
+}
+__device__ __forceinline__ Pack pack_of(const float (&values)[4]) {
+    Pack pack;
+#pragma unroll
+    for (int i = 0; i < 4; i++) pack.words[i] = as_bits(values[i]);
+    return pack;
+}
+// Eight numbers of two bytes from a pack.
+template <class T> __device__ __forceinline__ void unpack(Pack pack, float (&values)[8]) {
+#pragma unroll
+    for (int i = 0; i < 8; i++) values[i] = to_float(T{(u16)(pack.words[i / 2] >> (16 * (i % 2)))});
+}
+// Two numbers of two bytes in a word, the first in its low half.
+template <class T> __device__ __forceinline__ u32 pair_of(float low, float high) {
+    return (u32)to<T>(low).bits | (u32)to<T>(high).bits << 16;
+}
+// Four numbers of two bytes, in one store of eight bytes.
+template <class T> __device__ __forceinline__ void store8(T* place, const float (&values)[4]) {
+#ifdef KERNELS_EMULATED
+    check_vector(place, 8);
+#endif
+    struct __attribute__((aligned(8))) Two {
+        u32 words[2];
+    };
+    *(Two*)place = Two{{pair_of<T>(values[0], values[1]), pair_of<T>(values[2], values[3])}};
+}
+
+// ---- tensor cores ----
+
+// sums (16, 8) += a (16, 16) · b (16, 8) by all lanes of a warp; f32 sums of f16 or bf16 products.
+// With g = lane / 4 and c = lane % 4 a lane holds, of a: words 0..3 = rows g, g+8, g, g+8 at columns 2c, 2c, 2c+8, 2c+8 and the
+// one behind; of b: words 0, 1 = rows 2c, 2c+8 and the one behind, of column g; of sums: rows g, g, g+8, g+8 of columns 2c, 2c+1.
+// (PTX ISA, "Matrix Fragments for mma.m16n8k16".)
+#ifdef KERNELS_EMULATED
+template <class T> void mma(float (&sums)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+    u32 given[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+    auto* lanes = emulator::meet(emulator::MMA, given, sizeof given);
+    auto value = [&](u32 lane, u32 word, u32 half) {
+        u32 pair;
+        memcpy(&pair, lanes[lane] + 4 * word, 4);
+        return to_float(T{(u16)(pair >> (16 * half))});
+    };
+    u32 me = emulator::self().number % LANES;
+    for (u32 i = 0; i < 4; i++) {
+        u32 row = me / 4 + 8 * (i / 2), column = me % 4 * 2 + i % 2;
+        float sum = 0;
+        for (u32 k = 0; k < 16; k++) {
+            u32 holder = k % 8 / 2;
+            sum += value(row % 8 * 4 + holder, row / 8 + 2 * (k / 8), k % 2) *
+                   value(column * 4 + holder, 4 + k / 8, k % 2);
+        }
+        sums[i] += sum;
+    }
+}
+#else
+template <class T> __device__ __forceinline__ void mma(float (&sums)[4], const u32 (&a)[4], const u32 (&b)[2]);
+template <> __device__ __forceinline__ void mma<f16>(float (&sums)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+template <> __device__ __forceinline__ void mma<bf16>(float (&sums)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+#endif
+
+// ---- sums over a warp: every lane gets the result ----
+
+template <class T> __device__ __forceinline__ T warp_sum(T x) {
+#pragma unroll
+    for (int bits = 16; bits; bits /= 2) x += __shfl_xor_sync(ALL, x, bits);
+    return x;
+}
+__device__ __forceinline__ float warp_max(float x) {
+#pragma unroll
+    for (int bits = 16; bits; bits /= 2) x = fmaxf(x, __shfl_xor_sync(ALL, x, bits));
+    return x;
+}

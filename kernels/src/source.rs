@@ -1,0 +1,26 @@
+//! The kernels as text, for a compiler that reads no files.
+
+/// A file that is compiled: one op.
+#[derive(Debug, Clone, Copy)]
+pub struct Unit {
+    /// The op.
+    pub name: &'static str,
+    /// Its text.
+    pub text: &'static str,
+}
+
+/// Every op.
+pub const UNITS: &[Unit] = &[
+    Unit { name: "layer_norm", text: include_str!("layer_norm/kernel.cu") },
+    Unit { name: "skinny", text: include_str!("skinny/kernel.cu") },
+];
+
+/// What they include, by name.
+pub const HEADERS: &[(&str, &str)] = &[
+    ("device.cuh", include_str!("../cuda/device.cuh")),
+    ("normalise.cuh", include_str!("../cuda/normalise.cuh")),
+];
+
+/// Options of the compiler, beside the architecture. Products and sums are fused where they stand, nothing else is
+/// loosened: no fast mathematics, which would change exponentials and divisions everywhere.
+pub const OPTIONS: &[&str] = &["--std=c++17", "--fmad=true"];

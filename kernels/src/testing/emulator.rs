@@ -1,0 +1,233 @@
+//! The emulator's own tests: what it must compute, and mistakes that it must find.
+
+use super::{Array, Emulator, ORDERS};
+use crate::device::{Arguments, Launch};
+
+/// Runs `kernel(float* out, const float* in)` of a text with blocks of 64 threads in each order; the results, which must be
+/// the same or fail the same way: (out, what it failed with).
+fn run(body: &str, given: &[f32]) -> Option<Result<Vec<f32>, String>> {
+    let text =
+        format!("#include \"device.cuh\"\nKERNEL(kernel, 64, float* out, const float* in) {{\n{body}\n}}\n");
+    let mut results = Vec::new();
+    for order in ORDERS {
+        let emulator = Emulator::new("kernel", &text, order)?;
+        let given = Array::new(given);
+        let mut out = Array::<f32>::new(&[0.0; 128]);
+        let launch = Launch { kernel: "kernel", grid: [2, 1, 1], threads: 64, shared_bytes: 256 };
+        let arguments = Arguments::new().write(&out.view_mut()).read(&given.view());
+        results.push(emulator.run(&launch, &arguments).map(|()| out.get().to_vec()));
+    }
+    // Which thread is the first to be found out differs with the order.
+    let same =
+        |result: &Result<Vec<f32>, String>| *result == results[0] || (result.is_err() && results[0].is_err());
+    assert!(results.iter().all(same), "{results:?}");
+    Some(results.swap_remove(0))
+}
+
+fn check(body: &str, expected: impl Fn(usize) -> f32) {
+    let given: Vec<f32> = (0..128).map(|i| i as f32).collect();
+    if let Some(result) = run(body, &given) {
+        assert_eq!(result, Ok((0..128).map(expected).collect()), "{body}");
+    }
+}
+
+fn check_fails(body: &str, said: &str) {
+    if let Some(result) = run(body, &[1.0; 128]) {
+        let failure = result.expect_err("the mistake is found");
+        assert!(failure.contains(said), "{failure}\nfor {body}");
+    }
+}
+
+const THREAD: &str =
+    "const unsigned i = threadIdx.x; [[maybe_unused]] const unsigned all = blockIdx.x * 64 + i;\n";
+
+#[test]
+fn threads_meet_in_shared_memory() {
+    check(
+        &format!("{THREAD} SHARED(float, s, 64); s[i] = in[all]; __syncthreads(); out[all] = s[63 - i];"),
+        |i| (i / 64 * 64 + 63 - i % 64) as f32,
+    );
+    check(
+        &format!(
+            "{THREAD} DYNAMIC_SHARED(float, s, 0, 64); s[i] = in[all]; s[i] += 1; __syncwarp(); out[all] = s[i ^ 1];"
+        ),
+        |i| (i ^ 1) as f32 + 1.0,
+    );
+    // Again and again, each way read by others before it is written anew.
+    check(
+        &format!(
+            "{THREAD} SHARED(float, s, 64); float x = in[all];
+             for (int turn = 0; turn < 64; turn++) {{
+                 s[i] = x; __syncthreads(); x = s[(i + 1) % 64]; __syncthreads();
+             }}
+             out[all] = x;"
+        ),
+        |i| i as f32,
+    );
+}
+
+#[test]
+fn lanes_give_each_other_values() {
+    check(&format!("{THREAD} out[all] = warp_sum(in[all]);"), |i| {
+        (0..32).map(|lane| (i / 32 * 32 + lane) as f32).sum()
+    });
+    check(&format!("{THREAD} out[all] = __shfl_sync(~0u, in[all], 5);"), |i| (i / 32 * 32 + 5) as f32);
+    check(&format!("{THREAD} out[all] = __shfl_up_sync(~0u, in[all], 3);"), |i| {
+        (if i % 32 < 3 { i } else { i - 3 }) as f32
+    });
+    check(&format!("{THREAD} out[all] = __shfl_down_sync(~0u, in[all], 3);"), |i| {
+        (if i % 32 > 28 { i } else { i + 3 }) as f32
+    });
+    check(&format!("{THREAD} out[all] = __ffs(__ballot_sync(~0u, i % 32 >= 7 && all > 40));"), |i| {
+        if i < 32 {
+            0.0
+        } else if i < 64 {
+            10.0
+        } else {
+            8.0
+        }
+    });
+    check(&format!("{THREAD} out[all] = 2 * __any_sync(~0u, all == 40) + __all_sync(~0u, all < 96);"), |i| {
+        (2 * u32::from(i / 32 == 1) + u32::from(i < 96)) as f32
+    });
+    check(&format!("{THREAD} atomicAdd(out + i, in[all]); atomicMax(out + 64 + i, in[all]);"), |i| {
+        if i < 64 { (2 * i + 64) as f32 } else { i as f32 }
+    });
+}
+
+/// The fragments are filled as the manual lays them out, and the product is compared with the definition.
+#[test]
+fn a_tensor_core_product_is_the_product() {
+    for kind in ["f16", "bf16"] {
+        check(
+            &format!(
+                "{THREAD} const unsigned g = i % 32 / 4, c = i % 4;
+                 auto a = [](unsigned row, unsigned k) {{ return (float)((row * 3 + k * 5) % 7) - 3; }};
+                 auto b = [](unsigned k, unsigned n) {{ return (float)((k * 2 + n) % 5) - 2; }};
+                 u32 x[4], y[2]; float sums[4] = {{1, 2, 3, 4}};
+                 for (unsigned w = 0; w < 4; w++) {{
+                     unsigned row = g + 8 * (w % 2), k = 2 * c + 8 * (w / 2);
+                     x[w] = pair_of<{kind}>(a(row, k), a(row, k + 1));
+                 }}
+                 for (unsigned w = 0; w < 2; w++) y[w] = pair_of<{kind}>(b(2 * c + 8 * w, g), b(2 * c + 8 * w + 1, g));
+                 mma<{kind}>(sums, x, y);
+                 float wrong = 0;
+                 for (unsigned j = 0; j < 4; j++) {{
+                     float sum = j + 1;
+                     for (unsigned k = 0; k < 16; k++) sum += a(g + 8 * (j / 2), k) * b(k, 2 * c + j % 2);
+                     wrong += fabsf(sum - sums[j]);
+                 }}
+                 out[all] = wrong;"
+            ),
+            |_| 0.0,
+        );
+    }
+}
+
+#[test]
+fn numbers_of_two_bytes_are_rounded_to_the_nearest() {
+    let given =
+        [1.0, 1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0, 65_504.0, 1e9, 1e-7, -2.7, f32::NAN, 1.0 + 1.0 / 256.0];
+    let given: Vec<f32> = (0..128).map(|i| given[i % given.len()]).collect();
+    let body =
+        format!("{THREAD} out[all] = blockIdx.x ? to_float(to<bf16>(in[all])) : to_float(to<f16>(in[all]));");
+    let text =
+        format!("#include \"device.cuh\"\nKERNEL(kernel, 64, float* out, const float* in) {{\n{body}\n}}\n");
+    let Some(emulator) = Emulator::new("kernel", &text, 0) else { return };
+    let (numbers, mut out) = (Array::new(&given), Array::<f32>::new(&[0.0; 128]));
+    let launch = Launch { kernel: "kernel", grid: [2, 1, 1], threads: 64, shared_bytes: 0 };
+    emulator.run(&launch, &Arguments::new().write(&out.view_mut()).read(&numbers.view())).unwrap();
+    for (i, (got, given)) in out.get().iter().zip(&given).enumerate() {
+        let expected =
+            if i < 64 { half::f16::from_f32(*given).to_f32() } else { half::bf16::from_f32(*given).to_f32() };
+        assert!(*got == expected || (got.is_nan() && expected.is_nan()), "{given}: {got}, not {expected}");
+    }
+}
+
+#[test]
+fn a_missing_barrier_is_found() {
+    check_fails(&format!("{THREAD} SHARED(float, s, 64); s[i] = 1; out[all] = s[i ^ 1];"), "");
+    check_fails(
+        &format!("{THREAD} SHARED(float, s, 64); s[i] = 1; __syncthreads(); out[all] = s[i ^ 1]; s[i] = 2;"),
+        "a race",
+    );
+    check_fails(
+        &format!("{THREAD} SHARED(float, s, 64); s[0] = 1; __syncthreads(); out[all] = s[0];"),
+        "a race",
+    );
+    // A barrier of the warp orders no other warp, and a shuffle orders nothing.
+    check_fails(
+        &format!(
+            "{THREAD} SHARED(float, s, 64); s[i] = 1; __syncthreads(); s[i] = 2; __syncwarp(); out[all] = s[i ^ 32];"
+        ),
+        "a race",
+    );
+    check_fails(
+        &format!(
+            "{THREAD} SHARED(float, s, 64); s[i] = 1; __syncthreads(); s[i] = warp_sum(in[all]); out[all] = s[i ^ 1];"
+        ),
+        "a race",
+    );
+}
+
+#[test]
+fn a_read_of_what_nobody_wrote_is_found() {
+    check_fails(
+        &format!("{THREAD} SHARED(float, s, 65); s[i] = 1; __syncthreads(); out[all] = s[i + 1];"),
+        "read that nobody wrote (byte 256)",
+    );
+    check_fails(
+        &format!("{THREAD} DYNAMIC_SHARED(float, s, 0, 64); out[all] = s[i];"),
+        "read that nobody wrote",
+    );
+}
+
+#[test]
+fn shared_memory_has_bounds() {
+    check_fails(&format!("{THREAD} SHARED(float, s, 64); s[i + 1] = 1;"), "element 64 of 64");
+    check_fails(
+        &format!("{THREAD} SHARED(float, s, 64); s[i] = 1; __syncthreads(); out[all] = s[i - 1];"),
+        "outside",
+    );
+    check_fails(
+        "DYNAMIC_SHARED(float, s, 0, 65); s[threadIdx.x] = 1;",
+        "260 bytes of dynamic shared memory are used",
+    );
+    check_fails(
+        "SHARED(float, s, 64); s[threadIdx.x] = 1; __syncthreads(); shared_load16<float>(s, threadIdx.x == 9 ? 61 : 0);",
+        "outside of its bounds: element 64 of 64",
+    );
+    check_fails(
+        "SHARED(float, s, 64); if (threadIdx.x == 3) shared_store16<float>(s, 2, Pack());",
+        "misaligned",
+    );
+    check_fails("if (threadIdx.x == 3) store16(out + 2, load16(in));", "misaligned");
+}
+
+#[test]
+fn threads_that_part_at_a_barrier_are_found() {
+    check_fails("if (threadIdx.x < 40) __syncthreads();", "40 wait at the barrier in line 3");
+    check_fails("if (threadIdx.x < 40)\n__syncthreads();\nelse\n__syncthreads();", "different barriers");
+    check_fails("if (threadIdx.x != 7) __syncwarp();", "31 at an operation of their warp");
+    check_fails(
+        "if (threadIdx.x % 2) __syncwarp(); else out[threadIdx.x] = warp_sum(1.0f);",
+        "different operations",
+    );
+    check_fails("out[threadIdx.x] = __shfl_sync(1u, 1.0f, 0);", "whole warps");
+}
+
+#[test]
+fn launches_are_checked() {
+    let text = "#include \"device.cuh\"\nKERNEL(kernel, 64, float* out, u32 n) { out[0] = n; }\n";
+    let Some(emulator) = Emulator::new("kernel", text, 0) else { return };
+    let mut out = Array::<f32>::new(&[0.0; 4]);
+    let launch = Launch { kernel: "kernel", grid: [1, 1, 1], threads: 64, shared_bytes: 0 };
+    let arguments = Arguments::new().write(&out.view_mut()).number(5);
+    assert_eq!(emulator.run(&launch, &arguments), Ok(()));
+    assert_eq!(out.get()[0], 5.0);
+    let said = |launch: Launch, arguments: &Arguments| emulator.run(&launch, arguments).unwrap_err();
+    assert!(said(Launch { kernel: "other", ..launch }, &arguments).contains("no kernel other"));
+    assert!(said(Launch { threads: 96, ..launch }, &arguments).contains("launch bounds"));
+    assert!(said(Launch { threads: 33, ..launch }, &arguments).contains("whole warps"));
+    assert!(said(launch, &arguments.number(1)).contains("sizes"));
+}
