@@ -7,12 +7,14 @@ pub struct Unit {
     pub name: &'static str,
     /// Its text.
     pub text: &'static str,
+    /// Whether its products are for tensor cores.
+    pub tensor_cores: bool,
 }
 
 /// Every op.
 pub const UNITS: &[Unit] = &[
-    Unit { name: "layer_norm", text: include_str!("layer_norm/kernel.cu") },
-    Unit { name: "skinny", text: include_str!("skinny/kernel.cu") },
+    Unit { name: "layer_norm", text: include_str!("layer_norm/kernel.cu"), tensor_cores: false },
+    Unit { name: "skinny", text: include_str!("skinny/kernel.cu"), tensor_cores: true },
 ];
 
 /// What they include, by name.

@@ -118,6 +118,8 @@ fn compile(compiler: &str, name: &str, text: &str) -> Library {
         (folder.path().join(format!("{name}.cpp")), folder.path().join(format!("{name}.so")));
     std::fs::write(&source, text).expect("write the source");
     let mut command = Command::new(compiler);
+    // The sanitizer is in front of this program, not of the compiler.
+    command.env_remove("LD_PRELOAD");
     command.args(OPTIONS.iter().filter(|option| option.starts_with("--std")));
     // Hidden, so that what one library has loaded is not another's.
     command.args([

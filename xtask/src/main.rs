@@ -4,6 +4,7 @@ mod bench;
 mod cargo;
 mod demo;
 mod faults;
+mod kernels;
 mod lint;
 mod sanitize;
 mod say;
@@ -29,7 +30,9 @@ The chores of this project. Each sets up by itself what it needs and says what i
   cargo xtask bless [FILTER]    run the tests and write what they got into their expectations; read the diff
   cargo xtask bench [NAME]      measurements; without NAME: which there are
   cargo xtask faults --runs N   many things go wrong at once, on seeded schedules; alone: what it takes
-  cargo xtask sanitize          the engine's tests under AddressSanitizer
+  cargo xtask kernels [bless]   compile every GPU kernel for every architecture, without a GPU: no spills, registers as
+                                in kernels/registers.txt, the instructions that are meant (bless: write the registers)
+  cargo xtask sanitize          the engine's and the kernels' tests under AddressSanitizer
   cargo xtask services          start what tests need (Redis, PostgreSQL, TimescaleDB), print the variables that name
                                 it, stay up until Ctrl-C: for running `cargo test -p ...` by hand
   cargo xtask setup             fetch everything the tests and measurements need, ahead of time
@@ -67,6 +70,8 @@ fn run(args: &[String]) -> Result<ExitCode> {
         ["lint"] => lint::run(),
         ["bench", ref which @ ..] => bench::run(which),
         ["faults", ref arguments @ ..] => faults::run(arguments),
+        ["kernels"] => kernels::run(kernels::Table::Check),
+        ["kernels", "bless"] => kernels::run(kernels::Table::Update),
         ["sanitize"] => sanitize::run(),
         ["services"] => services::run(),
         ["setup"] => setup::for_tests().map(|_| ExitCode::SUCCESS),

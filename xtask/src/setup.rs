@@ -5,6 +5,7 @@ mod apt;
 mod clips;
 mod model;
 mod node;
+mod nvrtc;
 mod place;
 mod postgres;
 mod python;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 pub use clips::{Clip, samples_of, wav_of};
+pub use nvrtc::nvrtc;
 pub use place::{check_sha256, temporary as within_temporary};
 pub use python::unpack_wheel;
 
