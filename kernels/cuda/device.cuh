@@ -12,8 +12,9 @@ typedef unsigned long long u64;
 #ifdef KERNELS_EMULATED
 #include "emulator.h"
 
-// A kernel that blocks of up to `threads` threads run: KERNEL(name, threads, parameters...) { body }
-#define KERNEL(name, threads, ...)                               \
+// A kernel that blocks of up to `threads` threads run, `blocks` of them at once on a multiprocessor, which says how many
+// registers a thread may have: KERNEL(name, threads, blocks, parameters...) { body }
+#define KERNEL(name, threads, blocks, ...)                       \
     static void name(__VA_ARGS__);                               \
     static emulator::Kernel name##_kernel(#name, threads, name); \
     static void name(__VA_ARGS__)
@@ -27,11 +28,13 @@ using emulator::Shared;
 
 #else
 
-#define KERNEL(name, threads, ...) extern "C" __global__ void __launch_bounds__(threads) name(__VA_ARGS__)
+#define KERNEL(name, threads, blocks, ...) \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(__VA_ARGS__)
 #define SHARED(T, name, count) __shared__ __align__(16) T name[count]
 extern __shared__ __align__(128) u8 dynamic_shared[];
 #define DYNAMIC_SHARED(T, name, offset, count) Shared<T> name = (T*)(dynamic_shared + (offset))
 template <class T> using Shared = T*;
+#define INFINITY __int_as_float(0x7f800000)
 
 #endif
 

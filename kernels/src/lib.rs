@@ -9,6 +9,8 @@
 
 pub mod device;
 pub mod layer_norm;
+pub mod sample;
+pub mod self_attention;
 pub mod skinny;
 pub mod source;
 pub mod view;

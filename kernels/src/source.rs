@@ -9,12 +9,26 @@ pub struct Unit {
     pub text: &'static str,
     /// Whether its products are for tensor cores.
     pub tensor_cores: bool,
+    /// Whether it reads 16 bytes a load: all but rows of logits, which begin anywhere.
+    pub wide_loads: bool,
 }
 
 /// Every op.
 pub const UNITS: &[Unit] = &[
-    Unit { name: "layer_norm", text: include_str!("layer_norm/kernel.cu"), tensor_cores: false },
-    Unit { name: "skinny", text: include_str!("skinny/kernel.cu"), tensor_cores: true },
+    Unit {
+        name: "layer_norm",
+        text: include_str!("layer_norm/kernel.cu"),
+        tensor_cores: false,
+        wide_loads: true,
+    },
+    Unit { name: "sample", text: include_str!("sample/kernel.cu"), tensor_cores: false, wide_loads: false },
+    Unit {
+        name: "self_attention",
+        text: include_str!("self_attention/kernel.cu"),
+        tensor_cores: false,
+        wide_loads: true,
+    },
+    Unit { name: "skinny", text: include_str!("skinny/kernel.cu"), tensor_cores: true, wide_loads: true },
 ];
 
 /// What they include, by name.

@@ -109,7 +109,7 @@ fn complaints(unit: &Unit, usage: Usage, found: Instructions) -> impl Iterator<I
     let spills =
         (usage.spilled > 0).then(|| format!("has {} bytes of stack and spilled registers", usage.spilled));
     let local = (found.local > 0).then(|| format!("touches local memory in {} instructions", found.local));
-    let narrow = (found.wide_loads == 0).then(|| "has no load of 16 bytes".to_owned());
+    let narrow = (unit.wide_loads && found.wide_loads == 0).then(|| "has no load of 16 bytes".to_owned());
     let tensor = (unit.tensor_cores && found.tensor == 0).then(|| "uses no tensor cores".to_owned());
     [spills, local, narrow, tensor].into_iter().flatten()
 }
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn what_a_kernel_may_not_do_is_told() {
-        let unit = Unit { name: "a", text: "", tensor_cores: true };
+        let unit = Unit { name: "a", text: "", tensor_cores: true, wide_loads: true };
         let good = Instructions { tensor: 2, wide_loads: 1, local: 0 };
         let usage = Usage { registers: 40, spilled: 0 };
         assert_eq!(complaints(&unit, usage, good).count(), 0);

@@ -18,7 +18,7 @@ __device__ __forceinline__ void layer_norm(float* x, const T* delta, const float
 }
 
 #define LAYER_NORM(name, T, CHUNKS)                                                                              \
-    KERNEL(name, WARPS* LANES, float* x, const T* delta, const float* gamma, const float* beta, T* y, u32 rows, \
+    KERNEL(name, WARPS* LANES, 8, float* x, const T* delta, const float* gamma, const float* beta, T* y, u32 rows, \
            u32 width) {                                                                                          \
         layer_norm<T, CHUNKS>(x, delta, gamma, beta, y, rows, width);                                            \
     }

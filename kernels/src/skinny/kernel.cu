@@ -114,7 +114,7 @@ __device__ __forceinline__ void skinny(const void* x, const float* gamma, const 
 }
 
 #define SKINNY(name, T, NORMED, TILES)                                                                             \
-    KERNEL(name, THREADS, const void* x, const float* gamma, const float* beta, const T* w, const float* bias,     \
+    KERNEL(name, THREADS, 2, const void* x, const float* gamma, const float* beta, const T* w, const float* bias,     \
            void* y, u32 rows, u32 depth, u32 width, u32 output) {                                                  \
         skinny<T, NORMED, TILES>(x, gamma, beta, w, bias, y, rows, depth, width, output);                          \
     }

@@ -6,8 +6,9 @@ use crate::device::{Arguments, Launch};
 /// Runs `kernel(float* out, const float* in)` of a text with blocks of 64 threads in each order; the results, which must be
 /// the same or fail the same way: (out, what it failed with).
 fn run(body: &str, given: &[f32]) -> Option<Result<Vec<f32>, String>> {
-    let text =
-        format!("#include \"device.cuh\"\nKERNEL(kernel, 64, float* out, const float* in) {{\n{body}\n}}\n");
+    let text = format!(
+        "#include \"device.cuh\"\nKERNEL(kernel, 64, 1, float* out, const float* in) {{\n{body}\n}}\n"
+    );
     let mut results = Vec::new();
     for order in ORDERS {
         let emulator = Emulator::new("kernel", &text, order)?;
@@ -131,8 +132,9 @@ fn numbers_of_two_bytes_are_rounded_to_the_nearest() {
     let given: Vec<f32> = (0..128).map(|i| given[i % given.len()]).collect();
     let body =
         format!("{THREAD} out[all] = blockIdx.x ? to_float(to<bf16>(in[all])) : to_float(to<f16>(in[all]));");
-    let text =
-        format!("#include \"device.cuh\"\nKERNEL(kernel, 64, float* out, const float* in) {{\n{body}\n}}\n");
+    let text = format!(
+        "#include \"device.cuh\"\nKERNEL(kernel, 64, 1, float* out, const float* in) {{\n{body}\n}}\n"
+    );
     let Some(emulator) = Emulator::new("kernel", &text, 0) else { return };
     let (numbers, mut out) = (Array::new(&given), Array::<f32>::new(&[0.0; 128]));
     let launch = Launch { kernel: "kernel", grid: [2, 1, 1], threads: 64, shared_bytes: 0 };
@@ -218,7 +220,7 @@ fn threads_that_part_at_a_barrier_are_found() {
 
 #[test]
 fn launches_are_checked() {
-    let text = "#include \"device.cuh\"\nKERNEL(kernel, 64, float* out, u32 n) { out[0] = n; }\n";
+    let text = "#include \"device.cuh\"\nKERNEL(kernel, 64, 1, float* out, u32 n) { out[0] = n; }\n";
     let Some(emulator) = Emulator::new("kernel", text, 0) else { return };
     let mut out = Array::<f32>::new(&[0.0; 4]);
     let launch = Launch { kernel: "kernel", grid: [1, 1, 1], threads: 64, shared_bytes: 0 };

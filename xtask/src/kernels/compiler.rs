@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::path::Path;
-use std::ptr::{null, null_mut};
+use std::ptr::null_mut;
 
 use anyhow::{Context, Result, ensure};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW, Symbol};
@@ -111,7 +111,7 @@ impl Compiler {
         // SAFETY: nvrtc.h's signature; the text is the library's and stays.
         let reason = unsafe {
             let text = self.function::<Explain>(c"nvrtcGetErrorString")?(result);
-            if text == null() { "no reason".into() } else { CStr::from_ptr(text).to_string_lossy() }
+            if text.is_null() { "no reason".into() } else { CStr::from_ptr(text).to_string_lossy() }
         };
         ensure!(result == 0, "{what}: NVRTC says {reason}");
         Ok(())
