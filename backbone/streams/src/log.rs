@@ -289,7 +289,7 @@ pub enum Before {
     Waits {
         /// How many up to it have not, as far as is known; 1 where it is the next to end.
         behind: u32,
-        /// For how long others have had to wait since the last of the channel ended.
+        /// For how long others have had to wait since the last of the channel left a text.
         since: Duration,
     },
 }

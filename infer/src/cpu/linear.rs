@@ -285,7 +285,7 @@ impl Linear<'_> {
     ///
     /// # Safety
     /// As [`Linear::multiply`], whose assertions hold: the panels are the layer's, y has room, and so has the bias.
-    #[allow(clippy::too_many_arguments)]
+    #[expect(clippy::too_many_arguments, reason = "what a product is of, as the caller has it")]
     unsafe fn multiply_wide<W: Stored>(
         &self,
         isa: Isa,

@@ -25,7 +25,7 @@ impl<'a, T> Parts<'a, T> {
     ///
     /// # Safety
     /// No other part that is alive at the same time shares an element with it.
-    #[allow(clippy::mut_from_ref)]
+    #[expect(clippy::mut_from_ref, reason = "the caller promises to be alone with the part")]
     pub unsafe fn part(&self, start: usize, len: usize) -> &mut [T] {
         assert!(start <= self.len && len <= self.len - start, "a part lies inside its slice");
         // SAFETY: inside the slice, which is borrowed mutably for as long as `self`; the caller keeps parts apart.
@@ -65,7 +65,7 @@ impl<'a, T> Shares<'a, T> {
     ///
     /// # Safety
     /// No other task has it.
-    #[allow(clippy::mut_from_ref)]
+    #[expect(clippy::mut_from_ref, reason = "the caller promises to be alone with the part")]
     pub unsafe fn of(&self, task: usize) -> &mut [T] {
         // SAFETY: as the caller promises.
         unsafe { self.all.part(task * self.each, self.each) }

@@ -289,6 +289,8 @@ impl Runs {
             let Some(row) = row else { continue };
             let work = match self.prepare(run, &row, models).await? {
                 Ok(work) => work,
+                // Its workers may only be starting: models are announced anew after Redis lost its data.
+                Err("unknown_model") => continue,
                 Err(reason) => {
                     self.end_lost(run, &asked, reason).await?;
                     continue;
@@ -316,7 +318,7 @@ impl Runs {
         let row = generations.iter().find(|row| row.generation == asked.generation);
         let round = row.map_or(0, |row| row.round) + 1;
         let message =
-            "its work was lost, and it cannot be begun again: its audio is gone, or no model can hear it";
+            "its work was lost, and it cannot be begun again: its audio is gone, or the model cannot hear it";
         let event =
             RecordingFailed { stage: "keeper".into(), cause: Cause::new(reason, message), attempts: 1 };
         // A later round has an identity of its own.

@@ -1,10 +1,12 @@
 //! One entry in the hands of a stage.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use events::{Cause, Claim, Envelope, Event, Lane, RecordingFailed, SegmentFailed};
+use futures::FutureExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
@@ -376,6 +378,19 @@ impl Delivery {
         }
     }
 
+    /// The same entry once more, to be ended in place of a delivery that panicked.
+    fn twin(&self) -> Delivery {
+        Delivery {
+            context: Arc::clone(&self.context),
+            entry: self.entry.clone(),
+            envelope: self.envelope.clone(),
+            lost: self.lost.clone(),
+            since: self.since,
+            // Dropped by a runtime that is shutting down it does not come here again: the lease ends it.
+            ended: true,
+        }
+    }
+
     fn close(mut self, ended: Ended) -> Ended {
         self.ended = true;
         self.context.hand.release(&self.entry);
@@ -396,21 +411,17 @@ impl Drop for Delivery {
         }
         // The stage panicked or forgot it. Here nothing can be awaited, so a fresh delivery of the same entry ends it.
         self.ended = true;
-        let again = Delivery {
-            context: Arc::clone(&self.context),
-            entry: self.entry.clone(),
-            envelope: self.envelope.take(),
-            lost: self.lost.clone(),
-            since: self.since,
-            // It is not to come here again when the runtime is shutting down and drops it at once: the lease ends it.
-            ended: true,
-        };
+        let again = self.twin();
         self.context.runtime.clone().spawn(async move {
             let message = "the worker stopped in the middle of it (a panic: see its log)";
             let cause = Cause::new("worker_panicked", message);
             if again.is_last_attempt() {
-                let stage = Arc::clone(&again.context.stage);
-                stage.give_up(again, cause).await;
+                // What made the stage panic may do so here too: then it ends without the stage.
+                let (stage, last) = (Arc::clone(&again.context.stage), again.twin());
+                let given_up = AssertUnwindSafe(stage.give_up(again, cause.clone())).catch_unwind();
+                if given_up.await.is_err() {
+                    last.fail(cause).await;
+                }
             } else {
                 again.retry(cause).await;
             }

@@ -20,6 +20,7 @@ on_both_logs!(
     work_of_a_newer_version_waits_and_costs_no_attempt,
     what_kills_its_workers_is_given_up,
     the_last_panic_is_the_stages_to_end,
+    a_stage_that_panics_while_it_gives_up_loses_nothing,
     facts_are_acknowledged_together,
     parts_wait_while_redis_is_full,
 );
@@ -270,6 +271,31 @@ async fn the_last_panic_is_the_stages_to_end(bench: Bench) {
     task.await.unwrap().unwrap();
     assert_eq!(*worker.0.lock().unwrap(), ["worker_panicked"]);
     assert_eq!(dead_codes(&bench), ["worker_panicked"]);
+}
+
+async fn a_stage_that_panics_while_it_gives_up_loses_nothing(bench: Bench) {
+    struct Panics;
+    #[async_trait]
+    impl Stage for Panics {
+        fn slots(&self) -> usize {
+            1
+        }
+        async fn process(&self, _deliveries: Vec<Delivery>) {
+            panic!("a panic that a test wants");
+        }
+        async fn give_up(&self, _delivery: Delivery, _cause: events::Cause) {
+            panic!("another one");
+        }
+    }
+    // With one slot the second is taken only when the first is let go.
+    bench.add_work(0..2).await;
+    let shutdown = CancellationToken::new();
+    let options = Options { max_attempts: 1, ..options() };
+    let task = tokio::spawn(stage::run(Arc::clone(&bench.log), Arc::new(Panics), options, shutdown.clone()));
+    until_empty(&bench).await;
+    shutdown.cancel();
+    task.await.unwrap().unwrap();
+    assert_eq!(dead_codes(&bench), ["worker_panicked", "worker_panicked"]);
 }
 
 async fn facts_are_acknowledged_together(bench: Bench) {
