@@ -2,54 +2,28 @@
 
 use std::marker::PhantomData;
 
-/// An array that a kernel reads: an address of the device and a number of elements.
-#[derive(Debug, Clone, Copy)]
-pub struct View<'a, T> {
-    address: u64,
-    len: usize,
-    of: PhantomData<&'a [T]>,
-}
+/// An array that a kernel reads.
+pub type View<'a, T> = Array<&'a [T]>;
 
 /// An array that a kernel writes, and may read.
-#[derive(Debug)]
-pub struct ViewMut<'a, T> {
+pub type ViewMut<'a, T> = Array<&'a mut [T]>;
+
+/// An address of the device and a number of elements, borrowed as the host would borrow `P`.
+#[derive(Debug, Clone, Copy)]
+pub struct Array<P> {
     address: u64,
     len: usize,
-    of: PhantomData<&'a mut [T]>,
+    of: PhantomData<P>,
 }
 
-impl<T> View<'_, T> {
+impl<P> Array<P> {
     /// The `len` elements at `address`.
     ///
     /// # Safety
-    /// They are initialised memory of the device that kernels are launched on, and nobody writes them during `'a`.
+    /// They are memory of the device that kernels are launched on. For as long as the borrow lasts, nobody writes what
+    /// a [`View`] reads, which is initialised, and nobody else touches what a [`ViewMut`] writes.
     pub unsafe fn new(address: u64, len: usize) -> Self {
-        View { address, len, of: PhantomData }
-    }
-
-    /// Where it begins.
-    pub fn address(&self) -> u64 {
-        self.address
-    }
-
-    /// Elements.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether it has none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-}
-
-impl<T> ViewMut<'_, T> {
-    /// The `len` elements at `address`.
-    ///
-    /// # Safety
-    /// They are memory of the device that kernels are launched on, and nobody else touches them during `'a`.
-    pub unsafe fn new(address: u64, len: usize) -> Self {
-        ViewMut { address, len, of: PhantomData }
+        Array { address, len, of: PhantomData }
     }
 
     /// Where it begins.

@@ -246,52 +246,51 @@ async fn what_kills_its_workers_is_given_up(bench: Bench) {
     assert!(matches!(facts_of(&bench)[0].event, Event::RecordingFailed(_)));
 }
 
-async fn the_last_panic_is_the_stages_to_end(bench: Bench) {
-    struct Panics(std::sync::Mutex<Vec<String>>);
-    #[async_trait]
-    impl Stage for Panics {
-        fn slots(&self) -> usize {
-            1
-        }
-        async fn process(&self, _deliveries: Vec<Delivery>) {
-            panic!("a panic that a test wants");
-        }
-        async fn give_up(&self, delivery: Delivery, cause: events::Cause) {
-            self.0.lock().unwrap().push(cause.code.clone());
-            delivery.fail(cause).await;
-        }
+/// A stage whose every delivery panics.
+#[derive(Default)]
+struct Panics {
+    /// The codes of what it was told to give up.
+    given_up: std::sync::Mutex<Vec<String>>,
+    /// Whether giving up panics as well.
+    even_there: bool,
+}
+
+#[async_trait]
+impl Stage for Panics {
+    fn slots(&self) -> usize {
+        1
     }
+
+    async fn process(&self, _deliveries: Vec<Delivery>) {
+        panic!("a panic that a test wants");
+    }
+
+    async fn give_up(&self, delivery: Delivery, cause: events::Cause) {
+        assert!(!self.even_there, "another one");
+        self.given_up.lock().unwrap().push(cause.code.clone());
+        delivery.fail(cause).await;
+    }
+}
+
+async fn the_last_panic_is_the_stages_to_end(bench: Bench) {
     bench.add_work(0..1).await;
-    let (worker, shutdown) = (Arc::new(Panics(Default::default())), CancellationToken::new());
+    let (worker, shutdown) = (Arc::new(Panics::default()), CancellationToken::new());
     let options = Options { max_attempts: 1, ..options() };
     let task =
         tokio::spawn(stage::run(Arc::clone(&bench.log), Arc::clone(&worker), options, shutdown.clone()));
     until_empty(&bench).await;
     shutdown.cancel();
     task.await.unwrap().unwrap();
-    assert_eq!(*worker.0.lock().unwrap(), ["worker_panicked"]);
+    assert_eq!(*worker.given_up.lock().unwrap(), ["worker_panicked"]);
     assert_eq!(dead_codes(&bench), ["worker_panicked"]);
 }
 
 async fn a_stage_that_panics_while_it_gives_up_loses_nothing(bench: Bench) {
-    struct Panics;
-    #[async_trait]
-    impl Stage for Panics {
-        fn slots(&self) -> usize {
-            1
-        }
-        async fn process(&self, _deliveries: Vec<Delivery>) {
-            panic!("a panic that a test wants");
-        }
-        async fn give_up(&self, _delivery: Delivery, _cause: events::Cause) {
-            panic!("another one");
-        }
-    }
     // With one slot the second is taken only when the first is let go.
     bench.add_work(0..2).await;
-    let shutdown = CancellationToken::new();
+    let (worker, shutdown) = (Panics { even_there: true, ..Panics::default() }, CancellationToken::new());
     let options = Options { max_attempts: 1, ..options() };
-    let task = tokio::spawn(stage::run(Arc::clone(&bench.log), Arc::new(Panics), options, shutdown.clone()));
+    let task = tokio::spawn(stage::run(Arc::clone(&bench.log), Arc::new(worker), options, shutdown.clone()));
     until_empty(&bench).await;
     shutdown.cancel();
     task.await.unwrap().unwrap();
