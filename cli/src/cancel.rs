@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Deserialize;
 
-use crate::client::{Client, recording_path};
+use crate::client::{self, Client, recording_path};
 use crate::config::Config;
 use crate::out;
 use crate::wishes::Server;
@@ -15,6 +15,7 @@ use crate::wishes::Server;
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
     /// Id of the recording or of its drop
+    #[arg(value_parser = client::id)]
     pub id: String,
     /// Only this transcription of it, 0 for the first (default: all that are under way)
     #[arg(long, value_name = "N")]

@@ -463,6 +463,14 @@ pub fn part(id: &str) -> impl Display + '_ {
     utf8_percent_encode(id, RESERVED)
 }
 
+/// Reads an id that a person gives. One that is empty or `.` or `..` would name another page of the API.
+pub fn id(text: &str) -> Result<String, String> {
+    match text {
+        "" | "." | ".." => Err("no id is like that".to_owned()),
+        _ => Ok(text.to_owned()),
+    }
+}
+
 /// Whether the server is this machine: then no proxy stands between.
 fn is_here(server: &Url) -> bool {
     match server.host() {
@@ -495,6 +503,18 @@ mod tests {
             ]
         );
         assert_eq!(truncation("the file ends early"), None);
+    }
+
+    #[test]
+    fn an_id_stays_one_part_of_a_path() {
+        for text in ["", ".", ".."] {
+            assert!(super::id(text).is_err(), "{text:?}");
+        }
+        for text in ["a/../b", "...", "%2e%2e", "a b?c#d", "ä"] {
+            let id = super::id(text).unwrap();
+            let url = Url::parse(&format!("http://here{}", recording_path(&id))).unwrap();
+            assert_eq!((url.path_segments().unwrap().count(), url.query()), (3, None), "{url}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use transcript::Comparison;
 use transcript::compare::text::{Style, text};
 
-use crate::client::{Client, recording_path};
+use crate::client::{self, Client, recording_path};
 use crate::config::Config;
 use crate::out;
 use crate::replay::run_path;
@@ -19,7 +19,7 @@ use crate::wishes::Server;
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
     /// Id of the recording or of its drop
-    #[arg(required_unless_present = "run", conflicts_with = "run")]
+    #[arg(required_unless_present = "run", conflicts_with = "run", value_parser = client::id)]
     pub id: Option<String>,
     /// The transcription to compare against, 0 for the first (default: the one readers see)
     #[arg(long, value_name = "N", conflicts_with = "run")]
@@ -28,7 +28,7 @@ pub struct Arguments {
     #[arg(long, value_name = "N", conflicts_with = "run")]
     pub to: Option<u32>,
     /// List the recordings of this run instead, those that differ most first
-    #[arg(long, value_name = "RUN")]
+    #[arg(long, value_name = "RUN", value_parser = client::id)]
     pub run: Option<String>,
     /// How many recordings of the run at most
     #[arg(long, value_name = "N", default_value_t = 20, requires = "run", value_parser = clap::value_parser!(u32).range(1..))]

@@ -6,7 +6,7 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use crate::client::{Client, Error, part};
+use crate::client::{self, Client, Error, part};
 use crate::config::Config;
 use crate::delete::confirm;
 use crate::out;
@@ -42,12 +42,13 @@ pub enum Action {
     /// Show one with its original, as JSON
     Show {
         /// Its id, as `ls` tells
+        #[arg(value_parser = client::id)]
         id: String,
     },
     /// Put them to work again
     Replay {
         /// Their ids, as `ls` tells
-        #[arg(value_name = "ID", conflicts_with_all = ["stage", "code", "all"])]
+        #[arg(value_name = "ID", value_parser = client::id, conflicts_with_all = ["stage", "code", "all"])]
         ids: Vec<String>,
         #[command(flatten)]
         #[allow(missing_docs, reason = "the group documents itself")]
@@ -59,7 +60,7 @@ pub enum Action {
     /// Throw them away
     Drop {
         /// Their ids, as `ls` tells
-        #[arg(value_name = "ID", conflicts_with_all = ["stage", "code", "all"])]
+        #[arg(value_name = "ID", value_parser = client::id, conflicts_with_all = ["stage", "code", "all"])]
         ids: Vec<String>,
         #[command(flatten)]
         #[allow(missing_docs, reason = "the group documents itself")]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Args;
 
-use crate::client::Client;
+use crate::client::{self, Client};
 use crate::config::Config;
 use crate::out;
 use crate::wishes::Server;
@@ -16,7 +16,7 @@ use crate::wishes::Server;
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
     /// Ids of recordings or of their drops
-    #[arg(required = true, value_name = "ID")]
+    #[arg(required = true, value_name = "ID", value_parser = client::id)]
     pub ids: Vec<String>,
     /// Do not ask
     #[arg(long, short)]

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::client::Client;
+use crate::client::{self, Client};
 use crate::config::Config;
 use crate::out;
 use crate::wishes::{Server, Shape};
@@ -14,6 +14,7 @@ use crate::wishes::{Server, Shape};
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
     /// Id of the recording or of its drop
+    #[arg(value_parser = client::id)]
     pub id: String,
     /// How to write the transcript
     #[arg(long, value_enum, default_value_t)]

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use transcript::Status;
 
-use crate::client::{Client, part};
+use crate::client::{self, Client, part};
 use crate::config::Config;
 use crate::out;
 use crate::progress::{Progress, clock};
@@ -41,7 +41,7 @@ pub struct Arguments {
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub until: Option<Timestamp>,
     /// This recording, by its id or that of its drop; may be given again
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = client::id)]
     pub id: Vec<String>,
     /// Recordings whose readers see what this model made
     #[arg(long, value_name = "MODEL")]
@@ -71,7 +71,7 @@ pub struct Arguments {
     #[arg(long, conflicts_with = "dry_run")]
     pub wait: bool,
     /// Watch this run instead of making one
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["all", "since", "until", "id", "made_by", "status", "dry_run"])]
+    #[arg(long, value_name = "RUN", value_parser = client::id, conflicts_with_all = ["all", "since", "until", "id", "made_by", "status", "dry_run"])]
     pub run: Option<String>,
     /// Write the run as JSON
     #[arg(long)]
@@ -132,6 +132,7 @@ pub struct Ls {
 )]
 pub struct One {
     /// Id of the run
+    #[arg(value_parser = client::id)]
     pub run: String,
     /// Write the run as JSON
     #[arg(long)]
