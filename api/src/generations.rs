@@ -531,9 +531,9 @@ pub async fn compare(api: Api, id: String, call: Call) -> Result<Response, Error
     ))
 }
 
-fn read_page(mut params: Params) -> Result<(u32, Option<PageKey>), Error> {
+fn read_page<const LIST: char>(mut params: Params) -> Result<(u32, Option<PageKey<LIST>>), Error> {
     let limit = params.number("limit", 1..=PAGE_MAX).unwrap_or(PAGE_DEFAULT);
-    let cursor = params.parsed::<PageKey>("cursor");
+    let cursor = params.parsed::<PageKey<LIST>>("cursor");
     params.finish()?;
     Ok((limit, cursor))
 }

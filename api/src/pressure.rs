@@ -110,13 +110,21 @@ impl Pressure {
             for &lane in Lane::ALL {
                 // Nobody hands in drops to be replayed.
                 if (queue, lane) != (Queue::Ingest, Lane::Replay) {
-                    kinds.push((queue, lane));
+                    kinds.push((queue, lane, sources(api, queue, lane)));
                 }
             }
         }
-        let backlogs =
-            futures::future::try_join_all(kinds.into_iter().map(|(queue, lane)| backlog(api, queue, lane)));
-        let (queues, health) = api.ask(async { futures::try_join!(backlogs, api.log.health()) }).await?;
+        let all: Vec<Source> = kinds.iter().flat_map(|(.., sources)| sources).copied().collect();
+        let (backlogs, health) =
+            api.ask(async { futures::try_join!(api.log.backlogs(&all), api.log.health()) }).await?;
+        let mut backlogs = backlogs.into_iter();
+        let queues = kinds.iter().map(|(queue, lane, sources)| {
+            let mut sum = Backlog::default();
+            backlogs.by_ref().take(sources.len()).for_each(|backlog| sum += backlog);
+            let Backlog { entries, audio_ms, bytes } = sum;
+            QueueBacklog { queue: queue.as_str(), lane: *lane, entries, audio_ms, bytes }
+        });
+        let queues = queues.collect();
         let free = |folder: &PathBuf| {
             let disk = nix::sys::statvfs::statvfs(folder).ok()?;
             // Both are u64 here, and narrower on other systems.
@@ -131,20 +139,12 @@ impl Pressure {
     }
 }
 
-/// The undone work of one queue and lane, over all shards.
-async fn backlog(api: &Api, queue: Queue, lane: Lane) -> Result<QueueBacklog, streams::Error> {
-    let sources: Vec<Source> = match queue {
+/// One queue and lane in all shards.
+fn sources(api: &Api, queue: Queue, lane: Lane) -> Vec<Source> {
+    match queue {
         Queue::Ingest => vec![Source::Ingest(lane)],
         queue => (0..api.log.shards()).map(|shard| Source::Queue(Shard(shard), queue, lane)).collect(),
-    };
-    let mut sum = Backlog::default();
-    for backlog in
-        futures::future::try_join_all(sources.into_iter().map(|source| api.log.backlog(source))).await?
-    {
-        sum += backlog;
     }
-    let Backlog { entries, audio_ms, bytes } = sum;
-    Ok(QueueBacklog { queue: queue.as_str(), lane, entries, audio_ms, bytes })
 }
 
 /// Why `lane` takes nothing new, if it does not.

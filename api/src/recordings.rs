@@ -10,7 +10,7 @@ use service::env::Value;
 use streams::ModelNote;
 use transcript::{State, Status};
 use utoipa::ToSchema;
-use views::{Filter, PageKey, RecordingRow};
+use views::{Filter, RecordingKey, RecordingRow};
 use warp::http::{HeaderMap, StatusCode};
 use warp::reply::Response;
 
@@ -355,7 +355,7 @@ pub async fn list(api: Api, call: Call) -> Result<Response, Error> {
         until: params.parsed("until"),
     };
     let limit = params.number("limit", 1..=PAGE_MAX).unwrap_or(PAGE_DEFAULT);
-    let cursor = params.parsed::<PageKey>("cursor");
+    let cursor = params.parsed::<RecordingKey>("cursor");
     params.finish()?;
     if let Some(tenant) = tenant.filter(|tenant| *tenant != caller.tenant) {
         let message = format!("this key reads recordings of {} only, not of {tenant}", caller.tenant);

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use transcript::{DocumentSpans, Format, Spans, Status, Transcript, format};
 use utoipa::ToSchema;
-use views::{Hit, PageKey, Search};
+use views::{Hit, HitKey, Search};
 use warp::http::StatusCode;
 use warp::reply::Response;
 
@@ -213,7 +213,7 @@ pub async fn search(api: Api, call: Call) -> Result<Response, Error> {
         until: params.parsed("until"),
     };
     let limit = params.number("limit", 1..=PAGE_MAX).unwrap_or(PAGE_DEFAULT);
-    let cursor = params.parsed::<PageKey>("cursor");
+    let cursor = params.parsed::<HitKey>("cursor");
     params.finish()?;
     let page = api.views.search(&search, cursor.as_ref(), limit).await?;
     let items = page.items.into_iter().map(SearchHit::from).collect();

@@ -58,7 +58,7 @@ pub use erasures::Erasure;
 pub use error::{ApplyError, Error};
 pub use install::{Installed, Policies};
 pub use keys::{ApiKey, NewKey};
-pub use page::{Page, PageKey, PageKeyError};
+pub use page::{ComparisonKey, HitKey, Page, PageKey, PageKeyError, RecordingKey, RunKey};
 pub use progress::Checkpoint;
 pub use projections::{Projection, Stand};
 pub use rebuild::{Building, Position, Switched};

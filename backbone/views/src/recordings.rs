@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::database::Views;
 use crate::error::Error;
 use crate::fold::generation;
-use crate::page::{Page, PageKey};
+use crate::page::{Page, RecordingKey};
 use crate::state;
 use crate::time::At;
 
@@ -108,9 +108,9 @@ impl Views {
     pub async fn recordings(
         &self,
         filter: &Filter,
-        after: Option<&PageKey>,
+        after: Option<&RecordingKey>,
         limit: u32,
-    ) -> Result<Page<RecordingRow>, Error> {
+    ) -> Result<Page<RecordingRow, RecordingKey>, Error> {
         let rows = sqlx::query(
             recordings!(
                 "WHERE ($1::text IS NULL OR r.tenant = $1) AND ($2::text IS NULL OR r.status = $2) \
@@ -125,15 +125,15 @@ impl Views {
         .bind(filter.name.as_deref().map(like))
         .bind(filter.from.map(At::new))
         .bind(filter.until.map(At::new))
-        .bind(after.map(|after| after.submitted_at))
-        .bind(after.map(|after| after.recording))
+        .bind(after.map(|after| after.at))
+        .bind(after.map(|after| after.id))
         .bind(i64::from(limit) + 1)
         .fetch_all(&self.pool)
         .await?;
         let items = rows.iter().map(recording).collect::<Result<Vec<_>, Error>>()?;
-        Ok(Page::new(items, limit, |row| PageKey {
-            submitted_at: At::new(row.submitted_at),
-            recording: row.id.as_uuid(),
+        Ok(Page::new(items, limit, |row| RecordingKey {
+            at: At::new(row.submitted_at),
+            id: row.id.as_uuid(),
             channel: 0,
             index: 0,
         }))

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::database::Views;
 use crate::error::Error;
-use crate::page::{Page, PageKey};
+use crate::page::{ComparisonKey, Page, RunKey};
 use crate::state::{self, unsigned};
 use crate::time::At;
 
@@ -350,24 +350,24 @@ impl Views {
     pub async fn runs(
         &self,
         tenant: &Tenant,
-        after: Option<&PageKey>,
+        after: Option<&RunKey>,
         limit: u32,
-    ) -> Result<Page<Run>, Error> {
+    ) -> Result<Page<Run, RunKey>, Error> {
         let rows = sqlx::query(
             "SELECT *, selection::text AS selection_text, wishes::text AS wishes_text FROM control.runs \
              WHERE tenant = $1 AND ($2::timestamptz IS NULL OR (created_at, id) < ($2, $3)) \
              ORDER BY created_at DESC, id DESC LIMIT $4",
         )
         .bind(tenant.as_str())
-        .bind(after.map(|after| after.submitted_at))
-        .bind(after.map(|after| after.recording))
+        .bind(after.map(|after| after.at))
+        .bind(after.map(|after| after.id))
         .bind(i64::from(limit) + 1)
         .fetch_all(&self.pool)
         .await?;
         let items = rows.iter().map(run).collect::<Result<Vec<_>, Error>>()?;
-        Ok(Page::new(items, limit, |run| PageKey {
-            submitted_at: At::new(run.created_at),
-            recording: run.id,
+        Ok(Page::new(items, limit, |run| RunKey {
+            at: At::new(run.created_at),
+            id: run.id,
             channel: 0,
             index: 0,
         }))
@@ -455,9 +455,9 @@ impl Views {
     pub async fn run_comparisons(
         &self,
         id: Uuid,
-        after: Option<&PageKey>,
+        after: Option<&ComparisonKey>,
         limit: u32,
-    ) -> Result<Page<RunComparison>, Error> {
+    ) -> Result<Page<RunComparison, ComparisonKey>, Error> {
         let rows = sqlx::query(
             "SELECT rr.*, r.name, r.generation AS visible FROM control.run_recordings rr \
              JOIN read.recordings r ON r.id = rr.recording \
@@ -467,14 +467,14 @@ impl Views {
         )
         .bind(id)
         .bind(after.map(|after| after.index))
-        .bind(after.map(|after| after.recording))
+        .bind(after.map(|after| after.id))
         .bind(i64::from(limit) + 1)
         .fetch_all(&self.pool)
         .await?;
         let items = rows.iter().map(comparison).collect::<Result<Vec<_>, Error>>()?;
-        Ok(Page::new(items, limit, |row| PageKey {
-            submitted_at: row.submitted_at,
-            recording: row.recording.as_uuid(),
+        Ok(Page::new(items, limit, |row| ComparisonKey {
+            at: row.submitted_at,
+            id: row.recording.as_uuid(),
             channel: 0,
             index: ppm(row.difference),
         }))

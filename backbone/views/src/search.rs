@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::database::Views;
 use crate::error::Error;
 use crate::fold::generation;
-use crate::page::{Page, PageKey};
+use crate::page::{HitKey, Page};
 use crate::recordings::like;
 use crate::state::unsigned;
 use crate::time::At;
@@ -148,9 +148,9 @@ impl Views {
     pub async fn search(
         &self,
         search: &Search,
-        after: Option<&PageKey>,
+        after: Option<&HitKey>,
         limit: u32,
-    ) -> Result<Page<Hit>, Error> {
+    ) -> Result<Page<Hit, HitKey>, Error> {
         let text = search.text.replace('\0', " ");
         let terms: Vec<&str> = text.split_whitespace().collect();
         if terms.is_empty() {
@@ -172,8 +172,8 @@ impl Views {
             .bind(search.recording.map(RecordingId::as_uuid))
             .bind(search.from.map(At::new))
             .bind(search.until.map(At::new))
-            .bind(after.map(|after| after.submitted_at))
-            .bind(after.map(|after| after.recording))
+            .bind(after.map(|after| after.at))
+            .bind(after.map(|after| after.id))
             .bind(after.map(|after| after.channel))
             .bind(after.map(|after| after.index))
             .bind(i64::from(limit) + 1)
@@ -181,9 +181,9 @@ impl Views {
             .await?;
         let hit = |row: &PgRow| hit(row, unspaced.then_some(&terms));
         let items = rows.iter().map(hit).collect::<Result<Vec<_>, Error>>()?;
-        Ok(Page::new(items, limit, |hit| PageKey {
-            submitted_at: At::new(hit.submitted_at),
-            recording: hit.recording.as_uuid(),
+        Ok(Page::new(items, limit, |hit| HitKey {
+            at: At::new(hit.submitted_at),
+            id: hit.recording.as_uuid(),
             channel: hit.channel.into(),
             index: hit.index.into(),
         }))
