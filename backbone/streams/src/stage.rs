@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::keys::{Queue, Source};
 use crate::log::{Error, SharedLog};
-use crate::{failpoint, pressure};
+use crate::pressure;
 
 mod delivery;
 mod hand;
@@ -198,11 +198,7 @@ pub async fn run<S: Stage>(
     tokio::task::spawn_blocking(move || heart.join()).await.ok();
     let farewell = async {
         for (source, ids) in hand.by_source() {
-            failpoint::reach("hand_back.before");
-            if let Err(error) = log.hand_back(options.name, &options.worker, source, &ids).await {
-                tracing::error!(%error, "cannot hand work back: others take it when the lease ends");
-            }
-            failpoint::reach("hand_back.after");
+            context.hand_back(source, &ids).await;
         }
         if let Err(error) = log.leave(options.name, &options.worker, &sources).await {
             tracing::debug!(%error, "could not remove the consumer");

@@ -31,6 +31,18 @@ pub struct Context {
     pub runtime: tokio::runtime::Handle,
 }
 
+impl Context {
+    /// Gives entries back so that other workers take them at once; this delivery of them does not count.
+    pub async fn hand_back(&self, source: Source, ids: &[String]) {
+        failpoint::reach("hand_back.before");
+        let Context { log, options, .. } = self;
+        if let Err(error) = log.hand_back(options.name, &options.worker, source, ids).await {
+            tracing::error!(%error, "cannot hand work back: others take it when the lease ends");
+        }
+        failpoint::reach("hand_back.after");
+    }
+}
+
 /// What a finished delivery leaves behind.
 #[derive(Clone, Debug, Default)]
 pub struct Outputs {
@@ -311,13 +323,7 @@ impl Delivery {
 
     /// Gives the entry back so that another worker takes it at once.
     pub async fn hand_back(self) -> Ended {
-        let Context { log, options, .. } = &*self.context;
-        let id = std::slice::from_ref(&self.entry.id);
-        failpoint::reach("hand_back.before");
-        if let Err(error) = log.hand_back(options.name, &options.worker, self.entry.source, id).await {
-            tracing::error!(%error, "cannot hand work back: others take it when the lease ends");
-        }
-        failpoint::reach("hand_back.after");
+        self.context.hand_back(self.entry.source, std::slice::from_ref(&self.entry.id)).await;
         self.close(Ended::PutOff)
     }
 

@@ -24,6 +24,14 @@ const READ_PAUSE: Duration = Duration::from_millis(200);
 /// How often a stage without a free slot is asked for its slots.
 const SLOTS_PAUSE: Duration = Duration::from_millis(500);
 
+/// From this delivery on an entry is worked on alone: workers died with it so often that it may be what kills them, and
+/// what is in hand beside it would count one more death each time.
+const ALONE_FROM: u64 = 4;
+
+/// How long what is in hand may take to end before an entry that is to be alone begins all the same. Nothing new is taken
+/// until then, and a decode of hours must not stop a worker.
+const ALONE_PATIENCE: Duration = Duration::from_secs(30);
+
 /// A blocked read that ended: the number of its reader, the reader, and what it read.
 type Blocked = (usize, Box<dyn Reader>, Result<Vec<Entry>, Error>);
 
@@ -40,6 +48,8 @@ pub struct Intake {
     waiting: JoinSet<Blocked>,
     /// Entries that are ours and wait for a free slot.
     surplus: VecDeque<Entry>,
+    /// An entry of ours that waits until nothing else is in hand, and since when.
+    suspect: Option<(Entry, Instant)>,
     turns: Turns,
     rotation: usize,
     next_claim: Instant,
@@ -62,6 +72,7 @@ impl Intake {
             shard_sources: readers,
             sources,
             surplus: VecDeque::new(),
+            suspect: None,
             turns: Turns::default(),
             rotation: 0,
             next_claim: Instant::now(),
@@ -77,6 +88,7 @@ impl Intake {
             while let Some(read) = self.waiting.try_join_next() {
                 self.absorb(read);
             }
+            self.set_suspects_aside().await;
             let free = stage.slots().saturating_sub(self.context.hand.working());
             if free == 0 {
                 if !self.surplus.is_empty() {
@@ -93,12 +105,63 @@ impl Intake {
                 let batch = self.surplus.drain(..free.min(self.surplus.len())).collect();
                 self.deliver(stage, batch).await;
                 self.look = true;
+            } else if let Some((suspect, _)) = self
+                .suspect
+                .take_if(|(_, since)| self.context.hand.working() == 0 || since.elapsed() > ALONE_PATIENCE)
+            {
+                self.deliver_alone(stage, suspect, shutdown).await;
+            } else if self.suspect.is_some() {
+                tokio::select! {
+                    () = self.context.hand.freed() => {}
+                    () = shutdown.cancelled() => {}
+                }
             } else if let Err(error) = self.fetch(stage.slots(), free).await {
                 self.recover(error).await;
             } else if self.surplus.is_empty() {
                 self.wait(shutdown).await;
             }
         }
+    }
+
+    /// Keeps one entry that is to be worked on alone until it can be, and gives others like it back.
+    async fn set_suspects_aside(&mut self) {
+        if !self.surplus.iter().any(is_suspect) {
+            return;
+        }
+        let (mut suspects, surplus): (VecDeque<Entry>, _) = self.surplus.drain(..).partition(is_suspect);
+        self.surplus = surplus;
+        if self.suspect.is_none() {
+            self.suspect = suspects.pop_front().map(|suspect| (suspect, Instant::now()));
+        }
+        self.give_back(suspects).await;
+    }
+
+    /// Gives an entry to the stage, and what blocked readers bring back to the log, until it ended.
+    async fn deliver_alone<S: Stage>(
+        &mut self,
+        stage: &Arc<S>,
+        suspect: Entry,
+        shutdown: &CancellationToken,
+    ) {
+        tracing::warn!(
+            stage = self.context.options.name,
+            source = suspect.source.key(),
+            id = suspect.id,
+            deliveries = suspect.deliveries,
+            "workers died with this entry: nothing else is taken until it ended"
+        );
+        self.deliver(stage, vec![suspect.clone()]).await;
+        while self.context.hand.holds(&suspect) && !shutdown.is_cancelled() {
+            while let Some(read) = self.waiting.try_join_next() {
+                self.absorb(read);
+            }
+            self.give_back_surplus().await;
+            tokio::select! {
+                () = self.context.hand.freed() => {}
+                () = shutdown.cancelled() => {}
+            }
+        }
+        self.look = true;
     }
 
     /// How many more entries of a lane fit in. Replay leaves the last slot of a worker that has several to the other
@@ -354,21 +417,31 @@ impl Intake {
         while let Some(read) = self.waiting.join_next().await {
             self.absorb(read);
         }
+        self.surplus.extend(self.suspect.take().map(|(suspect, _)| suspect));
         self.give_back_surplus().await;
     }
 
     async fn give_back_surplus(&mut self) {
-        // Should nobody else take it, we look for it as soon as there is room.
+        let surplus = std::mem::take(&mut self.surplus);
+        self.give_back(surplus).await;
+    }
+
+    async fn give_back(&mut self, entries: VecDeque<Entry>) {
+        if entries.is_empty() {
+            return;
+        }
+        // Should nobody else take them, we look for them as soon as there is room.
         self.next_claim = Instant::now();
-        let Context { log, options, hand, .. } = &*self.context;
-        for entry in self.surplus.drain(..) {
-            let id = std::slice::from_ref(&entry.id);
-            if let Err(error) = log.hand_back(options.name, &options.worker, entry.source, id).await {
-                tracing::error!(%error, "cannot hand work back: others take it when the lease ends");
-            }
-            hand.release(&entry);
+        for entry in entries {
+            self.context.hand_back(entry.source, std::slice::from_ref(&entry.id)).await;
+            self.context.hand.release(&entry);
         }
     }
+}
+
+/// Whether an entry may be what its workers died of.
+fn is_suspect(entry: &Entry) -> bool {
+    entry.deliveries >= ALONE_FROM
 }
 
 /// Returns how many entries to ask for at once: drops may be large, so one at a time.

@@ -11,6 +11,8 @@ on_both_logs!(
     slots_are_respected_and_deliveries_end_in_any_order,
     the_upper_lane_goes_first_and_the_lower_ones_keep_a_share,
     replay_leaves_the_last_slot_to_live_work,
+    what_workers_died_with_is_worked_on_alone,
+    what_is_in_hand_ends_before_an_entry_that_is_to_be_alone,
     stopping_hands_back_what_is_not_done,
     stopping_lets_work_finish_within_its_grace,
 );
@@ -76,6 +78,66 @@ async fn replay_leaves_the_last_slot_to_live_work(bench: Bench) {
     until("replay is done too", || async { bench.seqs().len() == 9 }).await;
     running.stop().await;
     assert_eq!(worker.seen(), 9, "each once");
+}
+
+async fn what_workers_died_with_is_worked_on_alone(bench: Bench) {
+    bench.add_work(0..4).await;
+    assert_eq!(bench.take("w0", 9).await.len(), 4);
+    for died in ["w1", "w2"] {
+        assert_eq!(bench.claim(died, Duration::ZERO).await.len(), 4);
+    }
+    bench.add_work(4..8).await;
+    let options = Options { lease: Duration::from_millis(1), ..options() };
+    let (log, name) = (Arc::clone(&bench.log), options.worker.clone());
+    let beside = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&beside);
+    let worker = Worker::new(4, move |delivery: Delivery| {
+        let (log, name, told) = (Arc::clone(&log), name.clone(), Arc::clone(&told));
+        async move {
+            let deliveries = delivery.entry().deliveries;
+            let in_hand = log.own_pending(GROUP, &name, DECODE).await.unwrap().len();
+            told.lock().unwrap().push((deliveries, in_hand));
+            finish(delivery).await;
+        }
+    });
+    let running = start(&bench.log, &worker, &options);
+    until_empty(&bench).await;
+    running.stop().await;
+    let (alone, others): (Vec<_>, Vec<_>) =
+        beside.lock().unwrap().drain(..).partition(|(deliveries, _)| *deliveries >= 4);
+    assert_eq!(alone, [(4, 1); 4], "no death of its worker would count for another one");
+    assert_eq!((others.len(), bench.seqs().len(), dead_codes(&bench)), (4, 8, vec![]));
+}
+
+async fn what_is_in_hand_ends_before_an_entry_that_is_to_be_alone(bench: Bench) {
+    bench.one_taken(0, "w0").await;
+    for died in ["w1", "w2"] {
+        assert_eq!(bench.claim(died, Duration::ZERO).await.len(), 1);
+    }
+    let go = Arc::new(tokio::sync::Semaphore::new(0));
+    let gate = Arc::clone(&go);
+    let worker = Worker::new(3, move |delivery: Delivery| {
+        let gate = Arc::clone(&gate);
+        async move {
+            if delivery.entry().deliveries == 1 {
+                gate.acquire().await.unwrap().forget();
+            }
+            finish(delivery).await;
+        }
+    });
+    let options = options();
+    bench.add_work(1..2).await;
+    let running = start(&bench.log, &worker, &options);
+    until("it has both", || async {
+        bench.log.own_pending(GROUP, &options.worker, DECODE).await.unwrap().len() == 2
+    })
+    .await;
+    tokio::time::sleep(SHORT * 2).await;
+    assert_eq!(worker.seen(), 1, "the other one waits");
+    go.add_permits(1);
+    until_empty(&bench).await;
+    running.stop().await;
+    assert_eq!((worker.seen(), worker.most.load(Ordering::SeqCst)), (2, 1));
 }
 
 async fn stopping_hands_back_what_is_not_done(bench: Bench) {
