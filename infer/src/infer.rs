@@ -46,6 +46,8 @@ enum Problem {
     Never(Cause),
     /// It is not sure of its language; others of the recording may be.
     Unsure,
+    /// Other workers have the model of this name and these weights.
+    Elsewhere,
     /// So many segments up to the one before it, whose text is its context, have not ended.
     Behind(u32),
 }
@@ -121,6 +123,10 @@ impl Infer {
                 delivery.put_off(UNSURE_DELAY).await;
                 return;
             }
+            Err(Problem::Elsewhere) => {
+                delivery.put_off(ELSEWHERE_DELAY).await;
+                return;
+            }
             Err(Problem::Behind(segments)) => {
                 metrics::behind();
                 delivery.put_off(pause(segments)).await;
@@ -146,8 +152,12 @@ impl Infer {
     async fn transcribe(&self, delivery: &Delivery, cut: &SegmentCut) -> Result<SegmentTranscribed, Problem> {
         let envelope = delivery.envelope();
         let wanted = &cut.settings.model;
+        let redis = |error: streams::Error| Problem::Later(Cause::new("redis", error.to_string()));
         let model = self.models.get(&wanted.name).filter(|model| model.sha256 == wanted.sha256);
         let Some(model) = model else {
+            if self.log.has_model(&wanted.name, &wanted.sha256).await.map_err(redis)? {
+                return Err(Problem::Elsewhere);
+            }
             let message = format!(
                 "this worker does not have the model {} with weights {}; it has {}",
                 wanted.name,
@@ -158,7 +168,6 @@ impl Infer {
         };
         let (recording, generation) = (envelope.recording, envelope.generation);
         let segment = SegmentId { recording, generation, channel: cut.channel, index: cut.index };
-        let redis = |error: streams::Error| Problem::Later(Cause::new("redis", error.to_string()));
         let mut options = options(cut);
         let is_in_order = cut.settings.decoding.condition_across_segments;
         if is_in_order {
@@ -280,7 +289,7 @@ fn note(info: &ModelInfo) -> ModelNote {
 
 async fn announce(log: &SharedLog, notes: &[ModelNote]) -> Result<(), streams::Error> {
     for note in notes {
-        log.announce_model(note).await?;
+        log.announce_model(note, ANNOUNCED_FOR).await?;
     }
     Ok(())
 }
@@ -312,6 +321,10 @@ const ORDER_DELAY: Duration = Duration::from_millis(100);
 const ORDER_DELAY_MAX: Duration = Duration::from_secs(5);
 const UNLOAD_EVERY: Duration = Duration::from_secs(60);
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(10);
+/// How long others rely on a worker's models without a word of it: a worker that is replaced comes back within it.
+const ANNOUNCED_FOR: Duration = Duration::from_secs(120);
+/// How long a segment waits before it is taken again, perhaps by a worker that has its model.
+const ELSEWHERE_DELAY: Duration = Duration::from_secs(1);
 
 async fn run(
     voice: &Voice,

@@ -75,7 +75,7 @@ async fn the_line_from_the_manual_works() {
     let log = RedisLog::connect(Config::new(url.as_str(), 1)).await.unwrap();
     let languages = vec!["en".to_owned()];
     let note = ModelNote { name: "tiny.en".into(), sha256: "ab".into(), multilingual: false, languages };
-    log.announce_model(&note).await.unwrap();
+    log.announce_model(&note, std::time::Duration::from_secs(60)).await.unwrap();
 
     let mut program = start(&url, folder.path());
     let good = redis_cli(&url, "-x XADD vf:ingest '*' name talk.mp3 audio < talk.mp3", folder.path());

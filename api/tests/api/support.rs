@@ -126,7 +126,7 @@ impl World {
         {
             let languages = languages.into_iter().map(str::to_owned).collect();
             let note = ModelNote { name: name.to_owned(), sha256: "5a".to_owned(), multilingual, languages };
-            log.announce_model(&note).await.unwrap();
+            log.announce_model(&note, std::time::Duration::from_secs(60)).await.unwrap();
         }
         let api = Api::new(Parts {
             log: through,

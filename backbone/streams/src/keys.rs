@@ -13,6 +13,12 @@ pub const SHARDS: &str = "vf:shards";
 /// Hash of model name to what a worker announced about it.
 pub const MODELS: &str = "vf:models";
 
+/// Returns the key that is there while a worker announces a model with these weights.
+pub fn model(name: &str, sha256: &str) -> String {
+    // The braces bring it to the node of the hash.
+    format!("{{{MODELS}}}:{sha256}:{name}")
+}
+
 /// A kind of queue between two stages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Queue {

@@ -567,8 +567,11 @@ pub trait Log: Send + Sync + 'static {
     /// Tells whether a segment waits or is being read: its speech is there.
     async fn is_unread(&self, shard: Shard, segment: &SegmentId, round: u32) -> Result<bool, Error>;
 
-    /// Announces a model that this deployment can run.
-    async fn announce_model(&self, note: &ModelNote) -> Result<(), Error>;
+    /// Announces a model that this deployment can run; for `lasts` it [is there](Log::has_model).
+    async fn announce_model(&self, note: &ModelNote, lasts: Duration) -> Result<(), Error>;
+
+    /// Tells whether a worker announced a model of this name with these weights, and did so a short while ago.
+    async fn has_model(&self, name: &str, sha256: &str) -> Result<bool, Error>;
 
     /// Returns every model ever announced, by name.
     async fn models(&self) -> Result<BTreeMap<String, ModelNote>, Error>;

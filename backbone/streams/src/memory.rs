@@ -44,6 +44,8 @@ struct State {
     done: HashMap<String, u64>,
     attempts: HashMap<String, HashMap<String, (u32, Instant)>>,
     models: BTreeMap<String, ModelNote>,
+    /// Until when a model counts as there, by its key.
+    announced: HashMap<String, Instant>,
     leases: HashMap<String, (String, Instant)>,
     /// The `seq` of erased facts, by recording.
     erased: HashMap<String, BTreeSet<u64>>,
@@ -599,9 +601,16 @@ impl Log for MemoryLog {
         Ok(self.lock().strings.contains_key(&keys::speech(shard, segment, round)))
     }
 
-    async fn announce_model(&self, note: &ModelNote) -> Result<(), Error> {
-        self.lock().models.insert(note.name.clone(), note.clone());
+    async fn announce_model(&self, note: &ModelNote, lasts: Duration) -> Result<(), Error> {
+        let mut state = self.lock();
+        state.models.insert(note.name.clone(), note.clone());
+        state.announced.insert(keys::model(&note.name, &note.sha256), Instant::now() + lasts);
         Ok(())
+    }
+
+    async fn has_model(&self, name: &str, sha256: &str) -> Result<bool, Error> {
+        let until = self.lock().announced.get(&keys::model(name, sha256)).copied();
+        Ok(until.is_some_and(|until| Instant::now() < until))
     }
 
     async fn models(&self) -> Result<BTreeMap<String, ModelNote>, Error> {

@@ -466,8 +466,12 @@ impl Log for RedisLog {
         RedisLog::is_unread(self, shard, segment, round).await
     }
 
-    async fn announce_model(&self, note: &ModelNote) -> Result<(), Error> {
-        RedisLog::announce_model(self, note).await
+    async fn announce_model(&self, note: &ModelNote, lasts: Duration) -> Result<(), Error> {
+        RedisLog::announce_model(self, note, lasts).await
+    }
+
+    async fn has_model(&self, name: &str, sha256: &str) -> Result<bool, Error> {
+        RedisLog::has_model(self, name, sha256).await
     }
 
     async fn models(&self) -> Result<BTreeMap<String, ModelNote>, Error> {

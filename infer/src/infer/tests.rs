@@ -3,6 +3,7 @@ use events::{Channels, Decoding, EventId, ModelRef, RecordingId, Settings, Shard
 use super::*;
 use crate::spans::Span;
 
+mod elsewhere;
 mod order;
 
 fn cut(index: u32, decoding: Decoding) -> SegmentCut {

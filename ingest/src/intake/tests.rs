@@ -41,7 +41,7 @@ impl Bench {
                 multilingual: languages.len() > 1,
                 languages,
             };
-            log.announce_model(&note).await.unwrap();
+            log.announce_model(&note, Duration::from_secs(60)).await.unwrap();
         }
         Bench::over(log, change)
     }
@@ -378,7 +378,7 @@ async fn new_weights_do_not_make_a_retry_under_a_key_another_recording() {
     let first = bench.take(&[("key", b"k"), ("audio", &wav(1))]).await;
     let languages = vec!["en".to_owned()];
     let note = ModelNote { name: "tiny.en".into(), sha256: "new".into(), multilingual: false, languages };
-    bench.log.announce_model(&note).await.unwrap();
+    bench.log.announce_model(&note, Duration::from_secs(60)).await.unwrap();
     let again = bench.take(&[("key", b"k"), ("audio", &wav(1))]).await;
     assert_eq!((recording(&again), again.duplicate), (recording(&first), true));
 }

@@ -177,14 +177,14 @@ fn a_run_under_way_waits_for_its_model_to_be_announced_again() {
 
         let announced = world.log.models().await.unwrap();
         world.log = streams::memory::MemoryLog::new(world.log.shards());
-        world.log.announce_model(&announced["tiny.en"]).await.unwrap();
+        world.log.announce_model(&announced["tiny.en"], Duration::from_secs(60)).await.unwrap();
         let options =
             |missing_after| Options { every: Duration::ZERO, ahead: Duration::from_secs(600), missing_after };
         let keeper = world.keeper_with(options(Duration::from_secs(120)));
         all_turns(&keeper).await;
         assert_eq!(world.state(&run).await, RunState::Running, "the other worker is not there yet");
 
-        world.log.announce_model(&announced["base"]).await.unwrap();
+        world.log.announce_model(&announced["base"], Duration::from_secs(60)).await.unwrap();
         all_turns(&world.keeper_with(options(Duration::ZERO))).await;
         assert_eq!(world.requested(), [(0, 1)], "what was lost is requested again");
         world.transcribe(0, 1, 1, "en", &["the quick brown fox", "and good bye"]).await;
@@ -201,7 +201,7 @@ fn a_run_under_way_whose_model_stays_away_fails() {
         all_turns(&world.keeper()).await;
         let announced = world.log.models().await.unwrap();
         world.log = streams::memory::MemoryLog::new(world.log.shards());
-        world.log.announce_model(&announced["tiny.en"]).await.unwrap();
+        world.log.announce_model(&announced["tiny.en"], Duration::from_secs(60)).await.unwrap();
         let missing_after = Duration::from_millis(50);
         let options = Options { every: Duration::ZERO, ahead: Duration::from_secs(600), missing_after };
         let keeper = world.keeper_with(options);
@@ -294,7 +294,7 @@ fn a_request_that_was_lost_is_made_again() {
         // Redis comes back empty.
         let lost = std::mem::replace(&mut world.log, streams::memory::MemoryLog::new(2));
         for note in lost.models().await.unwrap().values() {
-            world.log.announce_model(note).await.unwrap();
+            world.log.announce_model(note, Duration::from_secs(60)).await.unwrap();
         }
         all_turns(&world.keeper_with(options(Duration::from_secs(120)))).await;
         assert_eq!(world.requested(), [], "it may still come");

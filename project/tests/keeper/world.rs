@@ -46,7 +46,7 @@ pub fn with_world<F: Future<Output = ()> + Send + 'static>(test: impl FnOnce(Wor
         {
             let languages = languages.iter().map(|&code| code.to_owned()).collect();
             let note = ModelNote { name: model.to_owned(), sha256: "5a".to_owned(), multilingual, languages };
-            world.log.announce_model(&note).await.unwrap();
+            world.log.announce_model(&note, std::time::Duration::from_secs(60)).await.unwrap();
         }
         let outcome = tokio::spawn(test(world)).await;
         let drop = format!("DROP DATABASE {name} WITH (FORCE)");

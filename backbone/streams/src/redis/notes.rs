@@ -134,11 +134,16 @@ impl RedisLog {
         self.run("look for a segment's speech", redis::cmd("EXISTS").arg(key)).await
     }
 
-    pub(super) async fn announce_model(&self, note: &ModelNote) -> Result<(), Error> {
+    pub(super) async fn announce_model(&self, note: &ModelNote, lasts: Duration) -> Result<(), Error> {
         let json = serde_json::to_string(note).expect("a note is plain data");
         let mut invocation = self.scripts.announce.prepare_invoke();
-        invocation.key(keys::MODELS).arg(&note.name).arg(json);
+        invocation.key(keys::MODELS).key(keys::model(&note.name, &note.sha256));
+        invocation.arg(&note.name).arg(json).arg(lasts.as_millis().max(1) as u64);
         self.script::<Value>("announce a model", &invocation).await.map(drop)
+    }
+
+    pub(super) async fn has_model(&self, name: &str, sha256: &str) -> Result<bool, Error> {
+        self.run("look for a model", redis::cmd("EXISTS").arg(keys::model(name, sha256))).await
     }
 
     pub(super) async fn models(&self) -> Result<BTreeMap<String, ModelNote>, Error> {

@@ -154,10 +154,19 @@ async fn models_are_known_by_name(bench: Bench) {
     };
     assert!(bench.log.models().await.unwrap().is_empty());
     for (name, sha256) in [("tiny.en", "a"), ("base", "b"), ("tiny.en", "c"), ("tiny.en", "c")] {
-        bench.log.announce_model(&note(name, sha256)).await.unwrap();
+        bench.log.announce_model(&note(name, sha256), LONG).await.unwrap();
     }
     let models: Vec<ModelNote> = bench.log.models().await.unwrap().into_values().collect();
     assert_eq!(models, [note("base", "b"), note("tiny.en", "c")]);
+    for (name, sha256, is_there) in
+        [("tiny.en", "c", true), ("tiny.en", "a", true), ("tiny.en", "b", false), ("base", "c", false)]
+    {
+        assert_eq!(bench.log.has_model(name, sha256).await.unwrap(), is_there, "{name} {sha256}");
+    }
+    bench.log.announce_model(&note("base", "b"), SHORT).await.unwrap();
+    tokio::time::sleep(SHORT + Duration::from_millis(20)).await;
+    assert!(!bench.log.has_model("base", "b").await.unwrap(), "its workers are gone");
+    assert_eq!(bench.log.models().await.unwrap().len(), 2, "names stay");
 }
 
 async fn a_chore_has_one_holder_at_a_time(bench: Bench) {

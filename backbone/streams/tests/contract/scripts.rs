@@ -452,7 +452,7 @@ mod server_state {
             multilingual: false,
             languages: vec!["en".to_owned()],
         };
-        log.announce_model(&note).await.unwrap();
+        log.announce_model(&note, std::time::Duration::from_secs(60)).await.unwrap();
         assert!(!log.hear_language(SHARD, recording(1), 0, "0.0", "de").await.unwrap().again);
         assert_eq!(log.settle_language(SHARD, recording(1), 0, "de").await.unwrap(), "de");
         let next = segment_of(&requested(1), 1);

@@ -10,21 +10,23 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 
-const SHARD: Shard = Shard(0);
+pub const SHARD: Shard = Shard(0);
 const SEGMENTS: Source = Source::Queue(SHARD, Queue::Segments, Lane::Batch);
 const DECODE: Source = Source::Queue(SHARD, Queue::Decode, Lane::Batch);
 const LONG: Duration = Duration::from_secs(600);
 
 /// A deployment of infer alone, with the model that hashes.
-struct Bench {
-    log: MemoryLog,
+pub struct Bench {
+    pub log: MemoryLog,
     config: Config,
+    /// What segments are to be transcribed with.
+    pub model: ModelRef,
     lease: Duration,
     _folder: tempfile::TempDir,
 }
 
 impl Bench {
-    async fn new() -> Bench {
+    pub async fn new() -> Bench {
         let folder = tempfile::tempdir().unwrap();
         let mut config =
             env::load("voiceforge-infer", "", &[""; 0], &Map::new(), Config::read).unwrap().config;
@@ -34,16 +36,17 @@ impl Bench {
         let log = MemoryLog::new(1);
         log.ensure_groups("decode", &[DECODE]).await.unwrap();
         log.ensure_groups("infer", &[SEGMENTS]).await.unwrap();
-        Bench { log, config, lease: LONG, _folder: folder }
+        let info = hash::info();
+        let model = ModelRef { name: info.name, sha256: info.sha256 };
+        Bench { log, config, model, lease: LONG, _folder: folder }
     }
 
     /// Cuts a recording into these segments, in this order; each is to continue the one before where `across` is set.
-    async fn cut(&self, number: u64, across: bool, segments: &[u32]) -> Envelope {
+    pub async fn cut(&self, number: u64, across: bool, segments: &[u32]) -> Envelope {
         let recording: RecordingId = format!("00000000-0000-0000-0000-{number:012}").parse().unwrap();
         let decoding = Decoding { condition_across_segments: across, ..Decoding::default() };
         let mut settings = super::cut(0, decoding).settings;
-        let info = hash::info();
-        settings.model = ModelRef { name: info.name, sha256: info.sha256 };
+        settings.model = self.model.clone();
         settings.prompt = None;
         let audio = Audio {
             key: format!("default/{recording}"),
@@ -104,7 +107,7 @@ impl Bench {
 
     /// Runs the stage until there are so many facts or nothing is left to do; the texts of each recording, in the order in
     /// which they came.
-    async fn texts(&self, facts: usize) -> BTreeMap<RecordingId, Vec<(u32, String)>> {
+    pub async fn texts(&self, facts: usize) -> BTreeMap<RecordingId, Vec<(u32, String)>> {
         let shutdown = CancellationToken::new();
         let log: SharedLog = Arc::new(self.log.clone());
         let stage = Arc::new(Infer::start(Arc::clone(&log), self.config.clone()).await.unwrap());

@@ -19,7 +19,7 @@ async fn a_drop_waits_for_the_first_model() {
         multilingual: false,
         languages: vec!["en".into()],
     };
-    bench.log.announce_model(&note).await.unwrap();
+    bench.log.announce_model(&note, Duration::from_secs(60)).await.unwrap();
     bench.run().await;
     assert!(bench.outcome(&good).await.cause.is_none());
     assert!(bench.readiness.is_ready());
