@@ -7,7 +7,8 @@
 //!
 //! Who joins: whose deadline is first, which is its arrival and some seconds for each lane that is more urgent. So the
 //! more urgent lane goes first, in a lane who came first, and nobody waits for ever while others come. One slot is kept
-//! for the most urgent lane where there are several. A window of a less urgent lane waits for the texts of a more urgent one, but not for ever.
+//! for the most urgent lane where there are several. A window of a less urgent lane waits for the texts of a more urgent
+//! one, but not for ever.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;

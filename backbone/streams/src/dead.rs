@@ -87,7 +87,8 @@ pub struct Dead {
     pub fields: Vec<(String, Bytes)>,
     /// How many fields of ours stand before the original ones.
     pub(crate) ours: usize,
-    /// Fields that are left out, of drops always and of others in a list, because they are over [`LISTED_VALUE_BYTES`]: name and size in bytes.
+    /// Fields that are left out, of drops always and of others in a list, because they are over [`LISTED_VALUE_BYTES`]: name
+    /// and size in bytes.
     pub large: Vec<(String, u64)>,
 }
 
