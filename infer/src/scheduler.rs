@@ -7,7 +7,8 @@
 //!
 //! Who joins: whose deadline is first, which is its arrival and some seconds for each lane that is more urgent. So the
 //! more urgent lane goes first, in a lane who came first, and nobody waits for ever while others come. One slot is kept
-//! for the most urgent lane where there are several. A window of a less urgent lane waits for the texts of a more urgent
+//! for the most urgent lane where there are several, and goes to those whose deadline is over once that lane has another. A
+//! window of a less urgent lane waits for the texts of a more urgent
 //! one, but not for ever.
 
 use std::collections::VecDeque;
@@ -167,7 +168,12 @@ impl Work {
     /// Lets readings join while there are slots for them.
     fn admit(&mut self) {
         let slots = self.backend.capacity().slots;
-        while let Some(first) = first(&self.waiting, slots, slots - self.desk.readings()) {
+        loop {
+            let free = slots - self.desk.readings();
+            let Some(first) = first(&self.waiting, (slots, free), self.desk.is_urgent(), Instant::now())
+            else {
+                break;
+            };
             let job = self.waiting.swap_remove(first);
             metrics::joined(job.arrived.elapsed());
             let slot = self.desk.slot(job.urgency).expect("fewer readings than slots");
@@ -227,9 +233,12 @@ fn tell(error: &DeviceError) {
     tracing::error!(%error, "the device failed");
 }
 
-/// Who of those that wait joins next where so many of the slots are free.
-fn first(waiting: &[Job], slots: usize, free: usize) -> Option<usize> {
-    let kept = |job: &Job| usize::from(slots >= RESERVE_FROM && job.urgency != URGENT);
+/// Who of those that wait joins next where so many of the slots are free. The last one is kept for the most urgent lane;
+/// where that lane has a slot already, not from those whose deadline is over: else urgent work without end, with one slot
+/// free at a time, would take each.
+fn first(waiting: &[Job], (slots, free): (usize, usize), has_urgent: bool, now: Instant) -> Option<usize> {
+    let is_kept = |job: &Job| job.urgency != URGENT && !(has_urgent && job.deadline() <= now);
+    let kept = |job: &Job| usize::from(slots >= RESERVE_FROM && is_kept(job));
     let may_join = waiting.iter().enumerate().filter(|(_, job)| free > kept(job));
     let first = may_join.min_by_key(|(_, job)| (job.deadline(), job.number));
     first.map(|(i, _)| i)

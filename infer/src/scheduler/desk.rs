@@ -169,6 +169,11 @@ impl Desk {
         self.0.borrow().slots.iter().flatten().count()
     }
 
+    /// Whether a reading of the most urgent lane has a slot.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.0.borrow().slots.contains(&Some(super::URGENT))
+    }
+
     /// Whether anything waits for the device.
     pub(super) fn is_asked(&self) -> bool {
         let state = self.0.borrow();

@@ -294,6 +294,11 @@ async fn hold(desk: &Desk, slot: &SlotLease, mut wait: oneshot::Receiver<()>) {
 
 /// Who joins of those that wait, each (urgency, seconds waited), the longest there first: its place.
 fn first_of(waiting: &[(Urgency, u64)], slots: usize, free: usize) -> Option<usize> {
+    first_beside(waiting, slots, free, false)
+}
+
+/// The same where a reading of the most urgent lane has a slot, or none has.
+fn first_beside(waiting: &[(Urgency, u64)], slots: usize, free: usize, has_urgent: bool) -> Option<usize> {
     let now = Instant::now() + Duration::from_secs(1_000);
     let job = |(i, (urgency, waited)): (usize, &(Urgency, u64))| Job {
         urgency: *urgency,
@@ -302,7 +307,7 @@ fn first_of(waiting: &[(Urgency, u64)], slots: usize, free: usize) -> Option<usi
         begin: Box::new(|_, _| unreachable!("nobody joins here")),
     };
     let waiting: Vec<Job> = waiting.iter().enumerate().map(job).collect();
-    first(&waiting, slots, free)
+    first(&waiting, (slots, free), has_urgent, now)
 }
 
 #[test]
@@ -321,4 +326,15 @@ fn lanes_and_deadlines_decide_who_joins() {
     assert_eq!(first_of(&[(1, 60)], 4, 1), None);
     assert_eq!(first_of(&[(1, 60), (URGENT, 0)], 3, 1), Some(0));
     assert_eq!(first_of(&[(URGENT, 9)], 8, 0), None);
+}
+
+/// One slot comes free at a time, and somebody urgent always waits.
+#[test]
+fn urgent_work_without_end_leaves_its_share_to_the_less_urgent() {
+    assert_eq!(first_beside(&[(1, 9), (URGENT, 0)], 4, 1, true), Some(1), "not due yet");
+    assert_eq!(first_beside(&[(1, 11), (URGENT, 0)], 4, 1, true), Some(0));
+    assert_eq!(first_beside(&[(2, 21), (1, 9), (URGENT, 0)], 4, 1, true), Some(0));
+    assert_eq!(first_beside(&[(1, 11), (URGENT, 2)], 4, 1, true), Some(1), "who is due earlier");
+    assert_eq!(first_beside(&[(1, 9)], 4, 1, true), None, "kept while nobody is due");
+    assert_eq!(first_beside(&[(1, 60), (URGENT, 0)], 4, 1, false), Some(1), "one slot is the urgent's own");
 }
