@@ -16,7 +16,7 @@ struct Item {
 struct RowState {
     u64 seed;
     float temperature;
-    u32 timestamps, first_timestamp_max, count, last_is_time, previous_is_time, latest, padding;
+    u32 timestamps, first_timestamp_max, count, last_is_time, previous_is_time, latest, timestamp_max;
 };
 struct Vocabulary {
     u32 size, end, no_timestamps, first_timestamp, timestamps;
@@ -48,7 +48,8 @@ __device__ __forceinline__ Allowed allowed_of(const RowState& state, const Vocab
     allowed.times_end = words.size;
     if (!state.timestamps) return allowed;
     allowed.no_timestamps = words.no_timestamps;
-    allowed.times_end = min(words.size, words.first_timestamp + words.timestamps);
+    const u32 times = state.timestamp_max < words.timestamps ? state.timestamp_max + 1 : words.timestamps;
+    allowed.times_end = min(words.size, words.first_timestamp + times);
     if (state.last_is_time && state.previous_is_time)
         allowed.times_end = 0;
     else if (state.last_is_time)

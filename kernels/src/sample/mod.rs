@@ -3,7 +3,7 @@
 //!
 //! logits (items, vocabulary) f32. Forbidden are the tokens of the first list, at a text's first token those of the
 //! second, and where timestamps are on what their rules forbid: pairs, no going back, the first within
-//! `first_timestamp_max`, and a timestamp where all of them together outweigh the best text.
+//! `first_timestamp_max`, none behind `timestamp_max`, and a timestamp where all of them together outweigh the best text.
 //!
 //! An item either takes one token, which moves the row's state on and is left in `next` for the row's next step, or tells
 //! the `top` likeliest and leaves the choice to the host, which names it as `chosen` in a later item. Scores are
@@ -61,8 +61,8 @@ pub struct RowState {
     pub previous_is_time: u32,
     /// The latest timestamp, or [`NONE`].
     pub latest: u32,
-    /// Brings the size to a multiple of 8.
-    pub padding: u32,
+    /// The latest timestamp that may come at all, in steps of 20 ms; [`NONE`] for all there are.
+    pub timestamp_max: u32,
 }
 
 impl RowState {
@@ -77,7 +77,7 @@ impl RowState {
             last_is_time: 0,
             previous_is_time: 1,
             latest: NONE,
-            padding: 0,
+            timestamp_max: NONE,
         }
     }
 }

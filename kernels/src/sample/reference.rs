@@ -28,6 +28,7 @@ pub fn filter(
     }
     each(&[words.no_timestamps], &mut forbid);
     forbid(end, usize::MAX);
+    forbid(first.saturating_add(state.timestamp_max as usize).saturating_add(1), end);
     let (last, previous) = (state.last_is_time == 1, state.previous_is_time == 1);
     match (last, previous) {
         (true, true) => forbid(first, usize::MAX),

@@ -107,6 +107,30 @@ fn the_likeliest_token_that_the_rules_allow_is_taken() {
     }
 }
 
+/// The likeliest of all is a timestamp that is forbidden.
+#[test]
+fn no_timestamp_is_behind_the_last_one_allowed() {
+    let (first, size) = (WORDS.first_timestamp as usize, WORDS.size as usize);
+    let limited = |chosen: &[u32], timestamp_max| RowState { timestamp_max, ..state(chosen, 0.0, Some(50)) };
+    let begun = [WORDS.first_timestamp, 5];
+    let states = [limited(&begun, 100), limited(&begun, 101), limited(&begun, NONE), limited(&[], 20)];
+    let mut logits = vec![0.0f32; states.len() * size];
+    for row in logits.chunks_exact_mut(size) {
+        row[first + 20] = 13.0;
+        row[first + 21] = 14.0;
+        row[first + 100] = 15.0;
+        row[first + 101] = 16.0;
+    }
+    check(&logits, &states, NONE, 0, |answered| {
+        let times: Vec<usize> = answered.tokens.iter().map(|row| row[0] as usize - first).collect();
+        assert_eq!(times, [100, 101, 101, 20]);
+        for (i, row) in logits.chunks_exact(size).enumerate() {
+            let left = filter(&states[i], &WORDS, (NEVER, NEVER_FIRST), row);
+            assert_eq!(answered.tokens[i][0] as usize, top(&left, 1)[0], "state {i}");
+        }
+    });
+}
+
 #[test]
 fn equals_are_decided_and_the_end_comes_first_among_them() {
     let mut logits = vec![0.0f32; 2 * WORDS.size as usize];
