@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Tells what the segment before another one left. It has ended once its speech is gone. Since when others have had to
--- wait is noted by the first of them, until one more ends. Runs at the memory limit, because those who ask are about to
--- free more than this takes.
+-- wait is noted by the first of them, until one more leaves a text. Runs at the memory limit, because those who ask are
+-- about to free more than this takes.
 -- KEYS: tails, speech of the segment before   ARGV: round and channel, index of the segment before, seconds they are kept
 -- Returns {1, its tail or ''} or {0, '', segments up to it that have not ended, ms since others wait}
 if redis.call('EXISTS', KEYS[2]) == 0 then
