@@ -1,5 +1,6 @@
 //! Does a fault: harms, waits, heals.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,14 +9,15 @@ use anyhow::{Context, Result};
 use cli::stack::{Program, Signal};
 use events::{Envelope, EventId, GenerationActivated, RecordingId, Shard, Tenant};
 use redis::aio::MultiplexedConnection;
+use sqlx::Connection;
 use sqlx::postgres::PgConnection;
-use sqlx::{Connection, Row};
 
 use super::crew::Name;
 use super::deployment::{Deployment, Pair, SHARDS};
 use super::fault::{DEAD, Fault, Line, is_of_handing_back};
 use super::history::{Loss, Planted, Recorded};
 use super::rebuild::{self, Way};
+use crate::figures::scrape::total;
 use crate::proxy::{Cut, Proxy, Weather};
 
 /// Notes what faults did that a checker must know of.
@@ -120,11 +122,7 @@ pub async fn inject(fault: &Fault, deployment: &Deployment, recorder: &Recorder)
             endure(deployment, line, Weather { refuses: true, ..Weather::default() }, ms).await;
         }
         Fault::Rebuild { dies_at } => {
-            let wanted = (dies_at != "reproject.drop").then_some(dies_at);
-            rebuild::reproject(deployment, Way::Lines, wanted).await?;
-            // Whatever came of it, the next goes on.
-            rebuild::reproject(deployment, Way::Lines, None).await?;
-            rebuild::drop_old(deployment, Way::Lines, wanted.is_none().then_some(dies_at)).await?;
+            return interrupt_rebuild(deployment, dies_at).await;
         }
         Fault::PostgresStop { down_ms } => {
             deployment.postgres.lock().await.restart(Signal::SIGQUIT, pause(down_ms)).await?;
@@ -187,6 +185,28 @@ async fn fail_at(
     Ok(Injected::Done)
 }
 
+/// Has a rebuild die at a phase, and the next one go on with it.
+async fn interrupt_rebuild(deployment: &Deployment, dies_at: &str) -> Result<Injected> {
+    let is_of_drop = dies_at == "reproject.drop";
+    let before = rebuild::serving(deployment, Way::Lines).await?;
+    let mut outputs =
+        vec![rebuild::reproject(deployment, Way::Lines, (!is_of_drop).then_some(dies_at)).await?];
+    // Whatever came of it, the next goes on.
+    let next = rebuild::reproject(deployment, Way::Lines, None).await?;
+    let after = rebuild::serving(deployment, Way::Lines).await?;
+    outputs.extend(rebuild::drop_old(deployment, Way::Lines, is_of_drop.then_some(dies_at)).await?);
+    let died = outputs.iter().any(|output| output.status.signal() == Some(Signal::SIGABRT as i32));
+    Ok(if !died {
+        Injected::Skipped(format!("it did not get to {dies_at}"))
+    } else if !next.status.success() {
+        Injected::Skipped(format!("the next one did not end well: {}", String::from_utf8_lossy(&next.stderr)))
+    } else if after.is_none() || after == before {
+        Injected::Skipped(format!("{before:?} served before and {after:?} serves now"))
+    } else {
+        Injected::Done
+    })
+}
+
 /// How long requests are looked out for.
 const LOSING: Duration = Duration::from_secs(6);
 
@@ -222,6 +242,37 @@ async fn endure(deployment: &Deployment, line: Line, weather: Weather, ms: u64) 
     proxy.set(Weather::default());
 }
 
+/// How long programs may take to notice that their connections are gone.
+const RECONNECTING: Duration = Duration::from_secs(1);
+
+/// The recordings whose facts come now.
+macro_rules! newest {
+    ($before:literal) => {
+        concat!($before, " IN (SELECT id FROM read.recordings ORDER BY submitted_at DESC, id DESC LIMIT 12)")
+    };
+}
+/// Writes what projectors write most, as it is.
+const WRITE_NEWEST: &str = newest!("UPDATE read.recordings SET submitted_at = submitted_at WHERE id");
+const LOCK_TRANSCRIPTS: &str =
+    concat!(newest!("SELECT FROM read.transcripts WHERE recording"), " FOR UPDATE");
+const LOCK_RECORDINGS: &str = concat!(newest!("SELECT FROM read.recordings WHERE id"), " FOR UPDATE");
+
+/// How long a projector's transaction to fail is waited for.
+const CONFLICT_PATIENCE: Duration = Duration::from_secs(15);
+
+const NO_TRANSACTION_FAILED: &str = "no projector's transaction failed";
+
+/// How often projectors had to try a transaction again, as those that run now tell.
+async fn retries(deployment: &Deployment) -> f64 {
+    let mut sum = 0.0;
+    for name in deployment.crew.names() {
+        if name.program == Program::Project {
+            sum += total(&deployment.crew.metrics(name).await, "project_retries_total");
+        }
+    }
+    sum
+}
+
 /// How long a statement to cancel is looked for.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -253,32 +304,44 @@ async fn harm_postgres(fault: &Fault, deployment: &Deployment) -> Result<Injecte
             let level = "ALTER DATABASE voiceforge SET default_transaction_isolation TO 'repeatable read'";
             sqlx::query(level).execute(&mut connection).await?;
             sqlx::query(sqlx::AssertSqlSafe(end.clone())).execute(&mut connection).await?;
-            tokio::time::sleep(Duration::from_millis(ms)).await;
+            // What was in hand is tried again on new connections, which is none of the failures that are wanted.
+            tokio::time::sleep(RECONNECTING).await;
+            let before = retries(deployment).await;
+            let least = Instant::now() + Duration::from_millis(ms);
+            let most = least + CONFLICT_PATIENCE;
+            while Instant::now() < least || retries(deployment).await <= before && Instant::now() < most {
+                let mut transaction = connection.begin().await?;
+                sqlx::query(WRITE_NEWEST).execute(&mut *transaction).await?;
+                // Whoever began meanwhile and waits for these rows cannot be put in an order with this one.
+                tokio::time::sleep(Duration::from_millis(150)).await;
+                transaction.commit().await?;
+                tokio::time::sleep(Duration::from_millis(30)).await;
+            }
+            let failed = retries(deployment).await > before;
             let level = "ALTER DATABASE voiceforge RESET default_transaction_isolation";
             sqlx::query(level).execute(&mut connection).await?;
             sqlx::query(sqlx::AssertSqlSafe(end)).execute(&mut connection).await?;
+            if !failed {
+                return Ok(Injected::Skipped(NO_TRANSACTION_FAILED.to_owned()));
+            }
         }
         Fault::Deadlock => {
-            let sql = "SELECT id FROM read.recordings ORDER BY submitted_at DESC, id DESC LIMIT 12";
-            let mut ids = Vec::new();
-            for row in sqlx::query(sql).fetch_all(&mut connection).await? {
-                ids.push(row.try_get::<uuid::Uuid, _>("id")?);
-            }
-            if ids.len() < 2 {
-                return Ok(Injected::Skipped("there are not two rows to lock".to_owned()));
-            }
-            // Projectors lock in the order of ids.
-            ids.sort();
-            let mut transaction = connection.begin().await?;
-            for id in ids.iter().rev() {
-                let lock = sqlx::query("SELECT FROM read.recordings WHERE id = $1 FOR UPDATE").bind(id);
-                if lock.execute(&mut *transaction).await.is_err() {
-                    // Chosen as the victim: then the projector was not.
-                    break;
+            let before = retries(deployment).await;
+            let until = Instant::now() + CONFLICT_PATIENCE;
+            while retries(deployment).await <= before {
+                if Instant::now() > until {
+                    return Ok(Injected::Skipped(NO_TRANSACTION_FAILED.to_owned()));
                 }
-                tokio::time::sleep(Duration::from_millis(80)).await;
+                let mut transaction = connection.begin().await?;
+                // Whoever looks for a deadlock first is its victim: never this one.
+                sqlx::query("SET LOCAL deadlock_timeout = '1min'").execute(&mut *transaction).await?;
+                // Projectors lock a recording before its transcripts.
+                sqlx::query(LOCK_TRANSCRIPTS).execute(&mut *transaction).await?;
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                sqlx::query(LOCK_RECORDINGS).execute(&mut *transaction).await?;
+                transaction.rollback().await?;
+                tokio::time::sleep(Duration::from_millis(30)).await;
             }
-            let _ = transaction.rollback().await;
         }
         Fault::Cancel { times } => {
             let cancel =

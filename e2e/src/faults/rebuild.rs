@@ -38,20 +38,34 @@ pub async fn reproject(deployment: &Deployment, way: Way, dies_at: Option<&str>)
     run(deployment, way, &["reproject"], dies_at).await
 }
 
-/// Drops every version of the read side that was replaced; dies in the middle if told to.
+/// Drops every version of the read side that was replaced; dies in the middle if told to. The outputs are those of the
+/// program, however it ended.
 ///
 /// # Errors
-/// When the program cannot be started or says nothing that can be understood.
-pub async fn drop_old(deployment: &Deployment, way: Way, dies_at: Option<&str>) -> Result<()> {
-    let status = run(deployment, way, &["reproject", "--status", "--json"], None).await?;
-    // Under harm there may be no answer, and then nothing is dropped.
-    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
-    for version in status["versions"].as_array().into_iter().flatten() {
-        if let (Some("old"), Some(name)) = (version["state"].as_str(), version["version"].as_str()) {
-            run(deployment, way, &["reproject", "drop", name], dies_at).await?;
-        }
+/// When the program cannot be started, or does not end in time.
+pub async fn drop_old(deployment: &Deployment, way: Way, dies_at: Option<&str>) -> Result<Vec<Output>> {
+    let mut outputs = Vec::new();
+    for version in versions(deployment, way, "old").await? {
+        outputs.push(run(deployment, way, &["reproject", "drop", &version], dies_at).await?);
     }
-    Ok(())
+    Ok(outputs)
+}
+
+/// The version of the read side that serves; none where the program has no answer.
+///
+/// # Errors
+/// When the program cannot be started, or does not end in time.
+pub async fn serving(deployment: &Deployment, way: Way) -> Result<Option<String>> {
+    Ok(versions(deployment, way, "serving").await?.pop())
+}
+
+/// The versions of the read side in a state. Under harm there may be no answer, and then there are none.
+async fn versions(deployment: &Deployment, way: Way, state: &str) -> Result<Vec<String>> {
+    let status = run(deployment, way, &["reproject", "--status", "--json"], None).await?;
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
+    let versions = status["versions"].as_array().into_iter().flatten();
+    let of_state = versions.filter(|version| version["state"] == state);
+    Ok(of_state.filter_map(|version| Some(version["version"].as_str()?.to_owned())).collect())
 }
 
 async fn run(deployment: &Deployment, way: Way, words: &[&str], dies_at: Option<&str>) -> Result<Output> {

@@ -1,5 +1,7 @@
 //! Servers that stop, refuse, fill up and end transactions. No program may crash, give work up or lose any.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use e2e::faults::Fault;
 use e2e::faults::history::{Observed, Reply, Way};
@@ -86,15 +88,26 @@ fn f14_postgres_stops_at_once_in_the_middle_of_batches() {
 /// F15
 #[test]
 fn f15_transactions_fail_each_other_are_chosen_as_victims_and_cancelled() {
-    let faults = || {
-        vec![
+    on_a_bench(&[], |mut bench| async move {
+        let faults = [
             Fault::Serialization { ms: 6_000 },
             Fault::Deadlock,
             Fault::Cancel { times: 30 },
             Fault::Deadlock,
-        ]
-    };
-    survive(faults, nothing_is_given_up);
+        ];
+        let count = faults.len() as u64;
+        for fault in faults {
+            let harm = bench.begin(fault);
+            // There must be facts to write for as long as it takes.
+            while !harm.is_finished() {
+                bench.offer(1, Way::Api, Lane::Rt).await?;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            harm.await??;
+        }
+        nothing_is_given_up(bench.all_holds(count).await?)?;
+        Ok(bench)
+    });
 }
 
 /// F17

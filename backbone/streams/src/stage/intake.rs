@@ -32,6 +32,9 @@ const ALONE_FROM: u64 = 4;
 /// until then, and a decode of hours must not stop a worker.
 const ALONE_PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long nothing is taken beside an entry that is alone: what kills a worker does so before.
+const ALONE_MAX: Duration = Duration::from_secs(600);
+
 /// A blocked read that ended: the number of its reader, the reader, and what it read.
 type Blocked = (usize, Box<dyn Reader>, Result<Vec<Entry>, Error>);
 
@@ -88,13 +91,12 @@ impl Intake {
             while let Some(read) = self.waiting.try_join_next() {
                 self.absorb(read);
             }
-            self.set_suspects_aside().await;
+            self.set_suspect_aside().await;
             let free = stage.slots().saturating_sub(self.context.hand.working());
             if free == 0 {
-                if !self.surplus.is_empty() {
-                    // Several blocked readers brought more than fits: others may have room for it.
-                    self.give_back_surplus().await;
-                }
+                // Several blocked readers brought more than fits, or a stage has fewer slots by now: others may have room.
+                self.surplus.extend(self.suspect.take().map(|(suspect, _)| suspect));
+                self.give_back_surplus().await;
                 tokio::select! {
                     () = self.context.hand.freed() => {}
                     // A stage may have more slots by now.
@@ -123,20 +125,16 @@ impl Intake {
         }
     }
 
-    /// Keeps one entry that is to be worked on alone until it can be, and gives others like it back.
-    async fn set_suspects_aside(&mut self) {
-        if !self.surplus.iter().any(is_suspect) {
-            return;
-        }
-        let (mut suspects, surplus): (VecDeque<Entry>, _) = self.surplus.drain(..).partition(is_suspect);
-        self.surplus = surplus;
+    /// Keeps one entry that is to be worked on alone until it can be. All else goes back meanwhile: what is in hand is to end.
+    async fn set_suspect_aside(&mut self) {
         if self.suspect.is_none() {
-            self.suspect = suspects.pop_front().map(|suspect| (suspect, Instant::now()));
+            let Some(at) = self.surplus.iter().position(is_suspect) else { return };
+            self.suspect = self.surplus.remove(at).map(|suspect| (suspect, Instant::now()));
         }
-        self.give_back(suspects).await;
+        self.give_back_surplus().await;
     }
 
-    /// Gives an entry to the stage, and what blocked readers bring back to the log, until it ended.
+    /// Gives an entry to the stage, and what blocked readers bring meanwhile back to the log.
     async fn deliver_alone<S: Stage>(
         &mut self,
         stage: &Arc<S>,
@@ -148,10 +146,11 @@ impl Intake {
             source = suspect.source.key(),
             id = suspect.id,
             deliveries = suspect.deliveries,
-            "workers died with this entry: nothing else is taken until it ended"
+            "workers died with this entry: nothing else is taken beside it"
         );
+        let began = Instant::now();
         self.deliver(stage, vec![suspect.clone()]).await;
-        while self.context.hand.holds(&suspect) && !shutdown.is_cancelled() {
+        while self.context.hand.holds(&suspect) && began.elapsed() < ALONE_MAX && !shutdown.is_cancelled() {
             while let Some(read) = self.waiting.try_join_next() {
                 self.absorb(read);
             }
