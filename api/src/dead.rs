@@ -12,6 +12,7 @@ use serde_json::Value;
 use service::store::{Key, StoreError};
 use streams::{Dead, DeadPlace, Message, Queue, Source};
 use utoipa::ToSchema;
+use views::GenerationRow;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
@@ -317,7 +318,18 @@ pub async fn replay(api: Api, id: String, call: Call) -> Result<Response, Error>
                 Event::TranscriptionRequested(_) | Event::SegmentCut(_)
                     if !matches!(dead.source, Some(Source::Log(_))) =>
                 {
-                    let request = request_again(&api, &envelope).await?;
+                    let generations = api.views.generations(envelope.recording).await?;
+                    let current = generations.iter().find(|row| row.generation == envelope.generation);
+                    if let Some(row) = current.filter(|row| row.round > envelope.round) {
+                        drop_covered(&api, &dead, &envelope).await?;
+                        let message = format!(
+                            "its transcription was begun again in round {}, which covers what died in round {}: this letter \
+                             and others like it were removed",
+                            row.round, envelope.round
+                        );
+                        return Err(refused("covered", &message));
+                    }
+                    let request = request_again(&api, &envelope, current).await?;
                     (replayed.done, replayed.round) = ("requested", Some(request.round));
                     let revived = revive_work(&api, &dead, &request).await?;
                     if revived {
@@ -373,10 +385,17 @@ fn refused(code: &str, message: &str) -> Error {
 }
 
 /// Asks for the transcription that dead work belongs to once more, in the next round.
-async fn request_again(api: &Api, dead: &Envelope) -> Result<Envelope, Error> {
+async fn request_again(
+    api: &Api,
+    dead: &Envelope,
+    generation: Option<&GenerationRow>,
+) -> Result<Envelope, Error> {
     let asked = match &dead.event {
         Event::TranscriptionRequested(requested) => requested.clone(),
-        Event::SegmentCut(cut) => request_of(api, dead, cut).await?,
+        Event::SegmentCut(cut) => {
+            let activation = generation.and_then(|row| row.activation).unwrap_or(Activation::Auto);
+            request_of(api, dead, cut, activation).await?
+        }
         _ => return Err(Error::internal("only work is asked for again")),
     };
     let key = Key::parse(&asked.audio.key).map_err(Error::internal)?;
@@ -395,7 +414,12 @@ async fn request_again(api: &Api, dead: &Envelope) -> Result<Envelope, Error> {
 }
 
 /// What was asked for when a segment was cut, as far as it and the read side know.
-async fn request_of(api: &Api, dead: &Envelope, cut: &SegmentCut) -> Result<TranscriptionRequested, Error> {
+async fn request_of(
+    api: &Api,
+    dead: &Envelope,
+    cut: &SegmentCut,
+    activation: Activation,
+) -> Result<TranscriptionRequested, Error> {
     let row = api.views.recording(dead.recording).await?;
     let Some((audio, name)) = row.and_then(|row| Some((row.audio?, row.name))) else {
         return Err(refused(
@@ -404,9 +428,6 @@ async fn request_of(api: &Api, dead: &Envelope, cut: &SegmentCut) -> Result<Tran
              are not projected yet (`voiceforge top` tells how far the log is read), and then it can be replayed later",
         ));
     };
-    let generations = api.views.generations(dead.recording).await?;
-    let activation = generations.iter().find(|row| row.generation == dead.generation);
-    let activation = activation.and_then(|row| row.activation).unwrap_or(Activation::Auto);
     Ok(TranscriptionRequested { name, audio, settings: cut.settings.clone(), lane: cut.lane, activation })
 }
 

@@ -38,6 +38,20 @@ async fn give_up(world: &World, work: &Envelope, queue: Queue, stage: &str) {
     world.log.commit(&commit).await.unwrap();
 }
 
+/// Its first segment.
+fn cut_of(admitted: &Envelope) -> SegmentCut {
+    let Event::RecordingAdmitted(fact) = &admitted.event else { panic!("{admitted:?}") };
+    SegmentCut {
+        channel: 0,
+        index: 0,
+        start_ms: 0,
+        end_ms: 5000,
+        settings: fact.settings.clone(),
+        lane: Lane::Batch,
+        speech: Vec::new(),
+    }
+}
+
 /// A recording with two dead segments, its audio in the store.
 async fn two_dead_segments(world: &World) -> Envelope {
     world.post_form("/v1/recordings", b"RIFF", &[]).await;
@@ -45,15 +59,7 @@ async fn two_dead_segments(world: &World) -> Envelope {
     let admitted = world.admit(&drop).await;
     let Event::RecordingAdmitted(fact) = admitted.event.clone() else { panic!("{admitted:?}") };
     for index in 0..2 {
-        let cut = SegmentCut {
-            channel: 0,
-            index,
-            start_ms: 0,
-            end_ms: 5000,
-            settings: fact.settings.clone(),
-            lane: Lane::Batch,
-            speech: Vec::new(),
-        };
+        let cut = SegmentCut { index, ..cut_of(&admitted) };
         let cut = admitted.follow(cut.into(), events::now());
         give_up(world, &cut, Queue::Segments, "infer").await;
     }
@@ -108,6 +114,26 @@ fn a_dead_segment_requests_its_recording_again_in_the_next_round() {
             world.request("POST", &format!("/v1/dead/{id}/replay")).send().await.status,
             StatusCode::NOT_FOUND
         );
+
+        // One more of round 0 dies, before it is known that round 1 has begun and after.
+        let late = async |index| {
+            let cut = SegmentCut { index, ..cut_of(&admitted) };
+            give_up(&world, &admitted.follow(cut.into(), events::now()), Queue::Segments, "infer").await;
+            let listed = world.get("/v1/dead").await.json();
+            let id = listed["items"][0]["id"].as_str().unwrap().to_owned();
+            world.request("POST", &format!("/v1/dead/{id}/replay")).send().await
+        };
+        assert_eq!(late(2).await.status, StatusCode::OK);
+        assert_eq!(world.log.take("decode", "t", source, 9).await.unwrap(), [], "it is asked for already");
+        assert_eq!(world.log.facts(admitted.shard).len(), 1);
+        world.apply(&work).await;
+        let refused = late(3).await;
+        assert_eq!(
+            (refused.status, &refused.json()["error"]["code"]),
+            (StatusCode::CONFLICT, &"covered".into())
+        );
+        assert!(refused.text.contains("round 1"), "{}", refused.text);
+        assert_eq!(world.get("/v1/dead").await.json()["items"].as_array().unwrap().len(), 0);
     });
 }
 

@@ -382,7 +382,8 @@ impl World {
         }
     }
 
-    async fn apply(&self, envelope: &Envelope) {
+    /// Does what project does with a fact.
+    pub async fn apply(&self, envelope: &Envelope) {
         // One counter for all shards leaves gaps, which the read side only remembers.
         let seq = self.seq.fetch_add(1, Ordering::Relaxed) + 1;
         let entry = Entry::of(&Envelope { seq: Some(seq), ..envelope.clone() }).unwrap();

@@ -67,11 +67,12 @@ impl Envelope {
     }
 
     /// Makes the event that begins this one's transcription again, or ends it, in the next round. However often it is
-    /// made, it has one identity.
+    /// made, and from whichever event of this round, it has one identity.
     pub fn in_next_round(&self, event: Event) -> Envelope {
         let round = self.round.saturating_add(1);
+        let transcription = EventId::from(self.recording.as_uuid());
         Envelope {
-            event_id: EventId::derive(self.event_id, event.kind(), "", round),
+            event_id: EventId::derive(transcription, event.kind(), &self.generation.to_string(), round),
             seq: None,
             round,
             occurred_at: now(),

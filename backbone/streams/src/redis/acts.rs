@@ -89,9 +89,7 @@ impl RedisLog {
         let (_, last) = self.erase_stream(log, &log.key(), recording).await?;
         generations = generations.max(last.saturating_add(1));
         erased.dead = self.erase_stream(log, &log.dead(), recording).await?.0;
-        if erased.dead > 0 {
-            self.compact_dead(DeadPlace::Shard(shard)).await?;
-        }
+        self.compact_dead(DeadPlace::Shard(shard)).await?;
         let notes: Vec<String> = (0..generations.min(GENERATIONS * 16))
             .flat_map(|generation| {
                 [keys::language, keys::heard, keys::tail].map(|key| key(shard, recording, generation))

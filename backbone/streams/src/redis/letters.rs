@@ -1,5 +1,7 @@
 //! Dead letters: listed, shown, thrown away, revived.
 
+use std::time::Duration;
+
 use redis::Value;
 
 use super::{RedisLog, reply};
@@ -12,6 +14,9 @@ use crate::log::{Error, Message};
 const PAGE_BYTES: u64 = 1 << 20;
 /// Dead drops of more bytes than this together are not written anew.
 const DROPS_COPIED_BYTES: u64 = 16 << 20;
+/// How long somebody else's copy is waited for before a new one begins: it may be left by a program that died.
+const COPY_PATIENCE: Duration = Duration::from_secs(2);
+const COPY_PAUSE: Duration = Duration::from_millis(20);
 
 impl RedisLog {
     pub(super) async fn list_dead(
@@ -126,20 +131,27 @@ impl RedisLog {
         Ok(self.script::<u8>(ACTION, &invocation).await? == 1)
     }
 
-    /// Has what was removed leave the memory and the files. Dead drops may hold more audio than there is room for a copy
-    /// of; where they do, only large ones leave no bytes (an entry over 4 KB has a place of its own).
+    /// Has what was removed leave the memory and the files, also what a call that died had removed. Dead drops may hold more
+    /// audio than there is room for a copy of; where they do, only large ones leave no bytes (an entry over 4 KB has a
+    /// place of its own).
     pub(super) async fn compact_dead(&self, place: DeadPlace) -> Result<(), Error> {
         let most = if place == DeadPlace::Drops { DROPS_COPIED_BYTES } else { u64::MAX >> 12 };
         let (mut last, mut removed, mut copied) = (String::new(), 0, 0);
+        let mut waited = Duration::ZERO;
         loop {
             let mut invocation = self.scripts.compact.prepare_invoke();
             invocation.key(place.key()).key(format!("{}:copy", place.key()));
             invocation.arg(&last).arg(removed).arg(PAGE_BYTES).arg(most.saturating_sub(copied));
+            invocation.arg(u8::from(waited >= COPY_PATIENCE));
             let (state, at, removed_before, bytes): (String, String, u64, u64) =
                 self.script("compact dead letters", &invocation).await?;
             match state.as_str() {
                 "more" => (last, removed, copied) = (at, removed_before, copied + bytes),
                 "again" => (last, removed, copied) = (at, 0, 0),
+                "wait" => {
+                    tokio::time::sleep(COPY_PAUSE).await;
+                    waited += COPY_PAUSE;
+                }
                 _ => return Ok(()),
             }
         }

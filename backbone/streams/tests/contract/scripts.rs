@@ -397,9 +397,38 @@ mod acts_lua {
         let mut commit = commit_of(&next, &[]);
         commit.dead = Some(letter());
         assert_eq!(bench.log.commit(&commit).await.unwrap(), Outcome::Done, "and letters go on");
+        // An erasure that died before it wrote the letters anew is repeated.
+        bench.server().ask::<u64>(&["XDEL", &place.key(), &before[0].id]);
+        assert!(holds(1));
+        assert_eq!(bench.log.erase(SHARD, recording(1)).await.unwrap().dead, 0);
+        assert!(!holds(1) && holds(3) && holds(4));
     }
 
     /// Dead drops are written anew page by page; in between, letters may come and go.
+    #[tokio::test]
+    async fn erasures_at_the_same_time_come_to_an_end() {
+        let Some(bench) = Bench::redis().await else { return };
+        for number in 0..12 {
+            let entry = bench.one_taken(number, "a").await;
+            let mut commit = commit_of(&entry, &[]);
+            let cause = events::Cause::new("test", "x".repeat(400_000));
+            commit.dead = Some(streams::DeadLetter { cause, ..letter() });
+            bench.log.commit(&commit).await.unwrap();
+        }
+        let bench = &bench;
+        let erasures = futures::future::join_all((0..6).map(|number| async move {
+            bench.mark_deleted(recording(number)).await;
+            bench.log.erase(SHARD, recording(number)).await.unwrap().dead
+        }));
+        let erased = tokio::time::timeout(Duration::from_secs(60), erasures).await.expect("they end");
+        assert_eq!(erased, [1; 6]);
+        let key = DeadPlace::Shard(SHARD).key();
+        let told: std::collections::HashMap<String, redis::Value> =
+            bench.server().ask(&["XINFO", "STREAM", &key]);
+        assert_eq!(told["entries-added"], told["length"], "nothing of the removed is left");
+        assert_eq!(told["length"], redis::Value::Int(6));
+    }
+
     #[tokio::test]
     async fn an_erased_drop_leaves_no_bytes() {
         let Some(bench) = Bench::redis().await else { return };
