@@ -8,6 +8,7 @@ use events::*;
 use futures::TryStreamExt;
 use project::keeper::erase::Eraser;
 use project::keeper::retain::Retainer;
+use project::keeper::sweep::Sweeper;
 use project::keeper::trim;
 use project::project::Project;
 use service::store::{AudioStore, Key};
@@ -382,6 +383,45 @@ fn an_erasure_goes_on_after_a_kill_at_any_step() {
             let highest = world.log.facts(shard).iter().filter_map(|f| f.text("seq")?.parse().ok()).max();
             assert_eq!(Some(world.views.archived_through(shard).await.unwrap()), highest, "step {step}");
         }
+    });
+}
+
+/// Redis forgot that the drop had been taken in, while a projector had the facts in hand.
+#[test]
+fn what_becomes_of_a_deleted_drop_is_deleted_too() {
+    with_world(|world| async move {
+        let [tenant, other] = ["default", "other"].map(|name| name.parse::<Tenant>().unwrap());
+        world.views.note_deleted_drop("drop-1", &tenant).await.unwrap();
+        world.views.note_deleted_drop("drop-2", &other).await.unwrap();
+        let (gone, kept) = (world.record(1, "secret").await, world.record(2, "kept").await);
+        world.fold().await;
+        for _ in 0..2 {
+            world.eraser().erase().await.unwrap();
+            world.fold().await;
+        }
+        let erasure = world.views.erasure(gone.recording).await.unwrap().expect("it was asked for");
+        assert!(erasure.completed_at.is_some());
+        assert_eq!(erasure.deletion.drop_id.as_deref(), Some("drop-1"));
+        assert_eq!(world.views.erasure(kept.recording).await.unwrap(), None, "it is another tenant's drop");
+    });
+}
+
+#[test]
+fn a_duplicate_keeps_its_manifest_until_the_other_one_has_ended() {
+    with_world(|world| async move {
+        let other = world.record(1, "twice").await;
+        let outcome = DropOutcome { recording: Some(other.recording), duplicate: true, cause: None };
+        world.log.set_drop_outcome("drop-9", &outcome).await.unwrap();
+        let key = Key::parse(&Manifest::key("drop-9")).unwrap();
+        world.store.put_bytes(&key, Bytes::from_static(b"{}")).await.unwrap();
+        let log: SharedLog = std::sync::Arc::new(world.log.clone());
+        let mut sweeper =
+            Sweeper::new(log, world.views.clone(), world.store.clone(), Duration::from_secs(3600));
+        sweeper.sweep().await.unwrap();
+        assert!(world.store.head(&key).await.is_ok(), "the log alone tells of the other one");
+        world.fold().await;
+        sweeper.sweep().await.unwrap();
+        assert!(world.store.head(&key).await.is_err(), "it has ended");
     });
 }
 

@@ -22,9 +22,14 @@ pub struct Append {
 impl Append {
     /// Returns what the act is known by: appending under it again changes nothing.
     pub fn identity(&self) -> &str {
-        let first = self.facts.first().or(self.work.as_ref().map(|(_, message)| message));
-        first.map_or("", |message| &message.event_id)
+        identity(&self.facts, self.work.as_ref())
     }
+}
+
+/// What an act that brings these is known by.
+pub(crate) fn identity<'a>(facts: &'a [Message], work: Option<&'a (Source, Message)>) -> &'a str {
+    let first = facts.first().or(work.map(|(_, message)| message));
+    first.map_or("", |message| &message.event_id)
 }
 
 /// What an act found.

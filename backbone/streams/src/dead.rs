@@ -133,14 +133,20 @@ impl Dead {
         self.own_drop_id().map_or_else(|| self.entry_drop_id(), str::to_owned)
     }
 
+    /// The id to give to a drop that goes back to its queue, whose entry there will be another one; empty for a drop that
+    /// brings its own.
+    pub(crate) fn lacking_drop_id(&self) -> String {
+        self.own_drop_id().map_or_else(|| self.entry_drop_id(), |_| String::new())
+    }
+
     /// The id that a drop brings, if it can be one.
-    pub(crate) fn own_drop_id(&self) -> Option<&str> {
+    fn own_drop_id(&self) -> Option<&str> {
         let own = self.field("drop").filter(|own| keys::is_drop_id(own))?;
         std::str::from_utf8(own).ok()
     }
 
     /// The id that a drop has from its entry: see [`keys::drop_id`].
-    pub(crate) fn entry_drop_id(&self) -> String {
+    fn entry_drop_id(&self) -> String {
         self.source.map_or_else(|| self.original_id.clone(), |queue| keys::drop_id(queue, &self.original_id))
     }
 

@@ -4,6 +4,7 @@
 //! manifest is still there. Handing a drop in twice is harmless: it names the same recording, whose admission finds
 //! itself done.
 
+use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
@@ -49,17 +50,17 @@ impl Sweeper {
             .iter()
             .filter_map(|meta| Some((Manifest::drop_of(&meta.key.to_string())?.to_owned(), meta.modified)))
             .collect();
+        let waiting: HashSet<&str> = drops.iter().map(|(drop, _)| drop.as_str()).collect();
         for meta in &listed {
             let key = meta.key.to_string();
-            let drop =
-                Manifest::drop_of_audio(&key).filter(|drop| drops.iter().all(|(known, _)| known != drop));
+            let drop = Manifest::drop_of_audio(&key).filter(|drop| !waiting.contains(drop));
             let age = meta.modified.elapsed().unwrap_or_default();
             if drop.is_some() && age > UNFINISHED_AGE {
                 // An upload that died before its manifest: nobody was told that it was accepted.
                 self.store.delete(&meta.key).await.context("remove an upload that was never accepted")?;
             }
         }
-        self.schedule.keep(|drop| drops.iter().any(|(waiting, _)| waiting == drop));
+        self.schedule.keep(|drop| waiting.contains(drop.as_str()));
         let (mut again, mut finished) = (0, 0);
         for page in drops.chunks(PAGE) {
             let ids: Vec<String> = page.iter().map(|(drop, _)| drop.clone()).collect();
@@ -78,10 +79,16 @@ impl Sweeper {
         Ok(())
     }
 
-    /// Tells whether the drop brought what an earlier one had brought: its recording carries the other's drop id.
+    /// Tells whether the drop brought what an earlier one had brought, whose recording, which carries the other's drop id,
+    /// has ended. Until then this manifest may be the only one: who drops into Redis leaves none.
     async fn is_duplicate_of_ended(&self, drop: &str) -> anyhow::Result<bool> {
         let outcome = self.log.drop_outcome(drop).await.context("ask what became of a drop")?;
-        Ok(outcome.is_some_and(|outcome| outcome.duplicate))
+        let Some(other) = outcome.filter(|outcome| outcome.duplicate).and_then(|outcome| outcome.recording)
+        else {
+            return Ok(false);
+        };
+        let other = self.views.recording(other).await.context("ask whether a recording has ended")?;
+        Ok(other.is_some_and(|other| other.state.status.is_final()))
     }
 
     async fn hand_in_again(&self, drop: &str) -> anyhow::Result<bool> {

@@ -5,7 +5,7 @@ use events::{Lane, RecordingId, Shard};
 use tokio::time::Instant;
 
 use super::{MemoryLog, State, entry, number};
-use crate::append::{Append, Appended, Erased, is_erased_with};
+use crate::append::{self, Append, Appended, Erased, is_erased_with};
 use crate::dead::{Dead, DeadPlace, LISTED_VALUE_BYTES};
 use crate::keys::{self, Source};
 use crate::log::*;
@@ -145,7 +145,7 @@ impl MemoryLog {
         match dead.place {
             DeadPlace::Drops => {
                 let queue = whole.source.unwrap_or(Source::Ingest(Lane::Batch));
-                let name = if whole.own_drop_id().is_some() { String::new() } else { whole.entry_drop_id() };
+                let name = whole.lacking_drop_id();
                 let mut fields = whole.fields;
                 match fields.iter_mut().find(|(field, _)| field == "drop") {
                     _ if name.is_empty() => {}
@@ -155,9 +155,8 @@ impl MemoryLog {
                 state.append(&queue.key(), fields);
             }
             DeadPlace::Shard(shard) => {
-                if let Some((_, message)) = &work {
-                    let identity = facts.first().unwrap_or(message).event_id.as_str();
-                    let mark = keys::appended(shard, identity);
+                if work.is_some() {
+                    let mark = keys::appended(shard, append::identity(facts, work.as_ref()));
                     if state.strings.insert(mark, Bytes::from_static(b"1")).is_some() {
                         return Ok(true);
                     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use redis::Value;
 
 use super::{RedisLog, reply};
+use crate::append;
 use crate::dead::{Dead, DeadPlace, LISTED_VALUE_BYTES};
 use crate::failpoint;
 use crate::keys::{self, Source};
@@ -97,9 +98,7 @@ impl RedisLog {
             let queue = dead.source.unwrap_or(Source::Ingest(events::Lane::Batch));
             let mut invocation = self.scripts.resubmit.prepare_invoke();
             invocation.key(dead.place.key()).key(queue.key()).key(revived);
-            // Its entry there will be another one.
-            let name = if dead.own_drop_id().is_some() { String::new() } else { dead.entry_drop_id() };
-            invocation.arg(&dead.id).arg(dead.ours).arg(name).arg(keep);
+            invocation.arg(&dead.id).arg(dead.ours).arg(dead.lacking_drop_id()).arg(keep);
             return Ok(self.script::<u8>(ACTION, &invocation).await? == 1);
         };
         let script = if work.is_some() { &self.scripts.revive_work } else { &self.scripts.revive };
@@ -118,8 +117,7 @@ impl RedisLog {
             Some((queue, _)) => invocation.key(queue.key()).key(queue.counter()),
             None => invocation.key(&none).key(&none),
         };
-        let first = facts.first().or(work.as_ref().map(|(_, message)| message));
-        let identity = first.map_or("", |message| &message.event_id);
+        let identity = append::identity(&facts, work.as_ref());
         invocation.key(revived).key(keys::appended(shard, identity));
         invocation.arg(&dead.id).arg(keep).arg(facts.len()).arg(u8::from(work.is_some()));
         for fact in &facts {

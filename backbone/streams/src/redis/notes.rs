@@ -98,14 +98,17 @@ impl RedisLog {
         let mut invocation = self.scripts.before.prepare_invoke();
         invocation.key(keys::tail(shard, segment.recording, segment.generation));
         invocation.key(keys::speech(shard, &SegmentId { index, ..*segment }, round));
-        invocation.arg(format!("{round}.{}", segment.channel)).arg(index);
-        invocation.arg(self.config.keep.min(TAIL_KEPT_MAX).as_secs());
+        invocation.arg(place(round, segment.channel)).arg(index).arg(self.tail_kept_s());
         let (ended, tail, behind, since_ms): (bool, String, u32, u64) =
             self.script("read what the segment before left", &invocation).await?;
         Ok(match ended {
             true => Before::Ended((!tail.is_empty()).then_some(tail)),
             false => Before::Waits { behind, since: Duration::from_millis(since_ms) },
         })
+    }
+
+    fn tail_kept_s(&self) -> u64 {
+        self.config.keep.min(TAIL_KEPT_MAX).as_secs()
     }
 
     pub(super) async fn leave_tail(
@@ -119,8 +122,7 @@ impl RedisLog {
         let mut invocation = self.scripts.leave_tail.prepare_invoke();
         invocation.key(keys::tail(shard, recording, generation)).key(keys::deleted(shard, recording));
         invocation.key(keys::cancelled(shard, recording, generation));
-        invocation.arg(format!("{round}.{channel}")).arg(index).arg(tail);
-        invocation.arg(self.config.keep.min(TAIL_KEPT_MAX).as_secs());
+        invocation.arg(place(round, channel)).arg(index).arg(tail).arg(self.tail_kept_s());
         self.script::<u8>("keep what a segment leaves", &invocation).await.map(drop)
     }
 
@@ -163,4 +165,9 @@ impl RedisLog {
         invocation.key(keys::lease(chore)).arg(holder).arg(length.as_millis() as u64);
         Ok(self.script::<u8>("take a lease", &invocation).await? == 1)
     }
+}
+
+/// A channel's place among the tails of a transcription.
+fn place(round: u32, channel: u16) -> String {
+    format!("{round}.{channel}")
 }
