@@ -91,8 +91,13 @@ async fn find(api: &Api, caller: &Caller, id: &str) -> Result<Target, Error> {
         return own(row);
     }
     let outcome = api.ask(api.log.drop_outcome(id)).await?;
-    for recording in named.into_iter().chain(outcome.and_then(|outcome| outcome.recording)) {
+    // What a duplicate names came of another drop.
+    let own_drop = outcome.as_ref().filter(|outcome| !outcome.duplicate).map(|_| id.to_owned());
+    let of_drop = outcome.and_then(|outcome| outcome.recording).map(|recording| (recording, own_drop));
+    for (recording, drop) in named.map(|recording| (recording, None)).into_iter().chain(of_drop) {
         let unfolded = find_unfolded(api, caller, recording).await?;
+        // Redis may have lost the fact that names the drop, while the read side has it or is about to.
+        let unfolded = unfolded.map(|found| Deletion { drop_id: found.drop_id.or(drop), ..found });
         // Folded while we looked into the log, or as far as the fact that tells of its drop.
         if unfolded.as_ref().is_none_or(|deletion| deletion.drop_id.is_none())
             && let Some(row) = api.views.recording(recording).await?
@@ -186,6 +191,8 @@ async fn tell(api: &Api, recording: RecordingId, drop_id: Option<String>) -> Res
 
 /// Marks a drop, removes what it has in the store, and deletes the recording that it became meanwhile.
 async fn delete_drop(api: &Api, caller: &Caller, drop: String) -> Result<Response, Error> {
+    // Should Redis forget the mark, or a fact of the drop be on its way to the database, the keeper knows.
+    api.views.note_deleted_drop(&drop, &caller.tenant).await?;
     api.ask(api.log.mark_drop_deleted(&drop, &caller.tenant)).await?;
     // The manifest first: without it nobody hands the drop in again.
     for key in [Manifest::key(&drop), Manifest::audio_key(&drop)] {

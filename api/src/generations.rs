@@ -130,7 +130,7 @@ pub struct Progress {
     /// Those that were activated as somebody had the whole run activated.
     pub activated: u64,
     /// Recordings skipped, by reason: `audio_gone`, `decoding_option`, `deleted`, `model_language`, `model_translate`,
-    /// `too_large`, `unknown_model`.
+    /// `not_admitted`, `too_large`, `unknown_model`.
     pub skipped: BTreeMap<String, u64>,
     /// Seconds of audio selected.
     pub audio_s: f64,

@@ -8,11 +8,13 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use views::Views;
 
+use self::lease::Lease;
 use crate::config::KeeperConfig;
 use crate::metrics;
 
 pub mod erase;
 pub mod gaps;
+mod lease;
 pub mod retain;
 pub mod runs;
 mod schedule;
@@ -28,7 +30,7 @@ pub struct Keeper {
     sweeper: sweep::Sweeper,
     gaps: gaps::Gaps,
     strays: strays::Strays,
-    runs: Option<runs::Runs>,
+    runs: runs::Runs,
     eraser: erase::Eraser,
     retainer: retain::Retainer,
     config: KeeperConfig,
@@ -52,50 +54,75 @@ impl Keeper {
         let eraser = erase::Eraser::new(shared(), views.clone(), store.clone(), config.rewrite_after.0);
         let retainer = retain::Retainer::new(shared(), views.clone(), store, config.retain_every);
         let gaps = gaps::Gaps::default();
-        Keeper { log, views, sweeper, gaps, strays, runs: Some(runs), eraser, retainer, config, name }
+        Keeper { log, views, sweeper, gaps, strays, runs, eraser, retainer, config, name }
     }
 
-    /// Does the chores again and again until `shutdown`.
-    pub async fn run(mut self, shutdown: CancellationToken) {
-        // In a task of its own: people watch a run, and other chores may take long.
-        let runs = self.runs.take().map(|runs| tokio::spawn(runs.run(shutdown.clone())));
-        let mut ticks = tokio::time::interval(self.config.every);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
-            if self.has_lease("sweep").await {
-                report("sweep", self.sweeper.sweep().await);
+    /// Does the chores until `shutdown`, each again and again beside the others: one that takes long holds up none.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let Keeper {
+            log,
+            views,
+            mut sweeper,
+            mut gaps,
+            mut strays,
+            runs,
+            mut eraser,
+            mut retainer,
+            config,
+            name,
+        } = self;
+        // In a task of its own: people watch a run, and what computes for long here would be seen in it.
+        let runs = tokio::spawn(runs.run(shutdown.clone()));
+        let turns = Turns { log: &log, name: &name, every: config.every, shutdown: &shutdown };
+        let trim = async {
+            if config.trim {
+                turns.leased("trim", async || trim::archived(&log, &views).await).await;
             }
-            if self.has_lease("gaps").await {
-                report("gaps", self.gaps.look(&self.log, &self.views).await);
-            }
-            if self.has_lease("strays").await {
-                report("strays", self.strays.look().await.map(drop));
-            }
-            report("survey", survey::survey(&self.log, &self.views).await);
-            if self.has_lease("retain").await {
-                report("retain", self.retainer.retain().await);
-            }
-            if self.has_lease("erase").await {
-                report("erase", self.eraser.erase().await);
-            }
-            if self.config.trim && self.has_lease("trim").await {
-                report("trim", trim::archived(&self.log, &self.views).await);
-            }
-        }
-        if let Some(runs) = runs
-            && let Err(error) = runs.await
-        {
+        };
+        tokio::join!(
+            turns.leased("sweep", async || sweeper.sweep().await),
+            turns.leased("gaps", async || gaps.look(&log, &views).await),
+            turns.leased("strays", async || strays.look().await.map(drop)),
+            turns.leased("retain", async || retainer.retain().await),
+            turns.leased("erase", async || eraser.erase().await),
+            // Every keeper's numbers are its own.
+            turns.each(async || report("survey", survey::survey(&log, &views).await)),
+            trim,
+        );
+        if let Err(error) = runs.await {
             tracing::error!(%error, "the task that does the runs died");
         }
     }
+}
 
-    async fn has_lease(&self, chore: &str) -> bool {
-        // Longer than a round, so that the holder keeps it while it lives.
-        let length = self.config.every * 3 + Duration::from_secs(30);
-        self.log.lease(chore, &self.name, length).await.unwrap_or_else(|error| {
-            tracing::warn!(%error, chore, "cannot take the lease");
-            false
+/// The turns of one keeper's chores.
+struct Turns<'a> {
+    log: &'a SharedLog,
+    name: &'a str,
+    every: Duration,
+    shutdown: &'a CancellationToken,
+}
+
+impl Turns<'_> {
+    /// Gives a chore its turns while this keeper is the one that does it.
+    async fn leased(&self, chore: &'static str, mut turn: impl AsyncFnMut() -> anyhow::Result<()>) {
+        // Longer than the pause between two turns, so that the holder keeps it while it lives.
+        let lease = Lease { chore, holder: self.name, length: self.every * 3 + Duration::from_secs(30) };
+        self.each(async || {
+            if let Some(done) = lease.hold(self.log, turn()).await {
+                report(chore, done);
+            }
         })
+        .await;
+    }
+
+    /// Takes turns until the end.
+    async fn each(&self, mut turn: impl AsyncFnMut()) {
+        let mut ticks = tokio::time::interval(self.every);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while self.shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
+            turn().await;
+        }
     }
 }
 

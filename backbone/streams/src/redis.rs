@@ -41,6 +41,9 @@ use line::{CONNECT_TIMEOUT, Line};
 use scripts::Scripts;
 use writing::add_drop;
 
+/// How long claims, marks, and what became of drops are kept.
+pub const KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// How to reach Redis and what to insist on.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -55,7 +58,7 @@ pub struct Config {
 impl Config {
     /// Returns the configuration for a server with `shards` shards, keeping claims for a week.
     pub fn new(url: impl Into<String>, shards: u16) -> Config {
-        Config { url: url.into(), shards, keep: Duration::from_secs(7 * 24 * 3600) }
+        Config { url: url.into(), shards, keep: KEEP }
     }
 }
 

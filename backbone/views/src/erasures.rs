@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use events::{Deletion, RecordingId, Shard};
+use events::{Deletion, RecordingId, Shard, Tenant};
 use jiff::Timestamp;
 use serde_json::Value;
 use sqlx::postgres::PgRow;
@@ -49,6 +49,45 @@ impl Views {
         .execute(&self.pool)
         .await?;
         Ok(done.rows_affected() > 0)
+    }
+
+    /// Notes that a drop is deleted of which no recording is known.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn note_deleted_drop(&self, drop_id: &str, tenant: &Tenant) -> Result<(), Error> {
+        sqlx::query(
+            "INSERT INTO control.deleted_drops (drop_id, tenant) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        )
+        .bind(drop_id)
+        .bind(tenant.as_str())
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Requests the erasure of up to `limit` recordings that came of deleted drops all the same; returns how many. Forgets
+    /// drops that were deleted longer than `keep` ago: by then their ids may be used again.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn request_erasures_of_drops(&self, keep: Duration, limit: u32) -> Result<u64, Error> {
+        sqlx::query(
+            "DELETE FROM control.deleted_drops WHERE requested_at < now() - make_interval(secs => $1)",
+        )
+        .bind(keep.as_secs_f64())
+        .execute(&self.pool)
+        .await?;
+        let done = sqlx::query(
+            "INSERT INTO control.erasures (recording, tenant, submitted_at, drop_id, requested_by) \
+             SELECT r.id, r.tenant, r.submitted_at, r.drop_id, 'api' \
+             FROM control.deleted_drops d JOIN read.recordings r ON r.drop_id = d.drop_id AND r.tenant = d.tenant \
+             WHERE r.status <> 'deleted' LIMIT $1 ON CONFLICT DO NOTHING",
+        )
+        .bind(i64::from(limit))
+        .execute(&self.pool)
+        .await?;
+        Ok(done.rows_affected())
     }
 
     /// Returns how far the erasure of a recording is; `None` when nobody asked for one.

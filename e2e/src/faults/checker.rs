@@ -322,18 +322,14 @@ pub fn little_is_done_twice(
     again
 }
 
-/// I8: what was deleted is gone: no row has its name, no row, fact or dead letter its words, and the store nothing of it. A
-/// drop that was deleted before it was a recording may be back where Redis forgot its deletion.
+/// I8: what was deleted is gone: no row has its name, no row, fact or dead letter its words, and the store nothing of it,
+/// whatever Redis forgot.
 pub fn deleted_is_gone(recorded: &Recorded, observed: &Observed, violations: &mut Vec<Violation>) {
     let mut broken = |what| violations.push(Violation { invariant: "I8", what });
     let by_name = by_name(observed);
     let facts = || observed.archive.iter().chain(&observed.log).map(|fact| ("fact", &fact.json));
     for offer in &recorded.offers {
         let Some(deleted_ms) = offer.deleted_ms() else { continue };
-        let is_forgotten = recorded.losses.iter().any(|loss| loss.to_ms >= deleted_ms);
-        if offer.was_deleted_as_drop() && is_forgotten {
-            continue;
-        }
         let Offer { key, way, .. } = offer;
         if let Some(rows) = by_name.get(key.as_str()) {
             let is: Vec<&str> = rows.iter().map(|row| row.standing.status.as_str()).collect();

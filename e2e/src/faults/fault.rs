@@ -218,7 +218,8 @@ pub enum Fault {
 }
 
 /// Steps at which a worker of a program can be made to die, and that the load leads it to. What it does not lead to,
-/// because nothing of it is put off and nobody revives dead letters, has tests of its own in `backbone/streams/tests`.
+/// because nothing of it is put off and nobody revives dead letters, has tests of its own in
+/// `backbone/streams/tests/contract/stage/points.rs`.
 fn fail_points(program: Program) -> &'static [&'static str] {
     match program {
         Program::Ingest => &[

@@ -132,11 +132,6 @@ impl Offer {
         accepted(&self.deletions).map(|(at_ms, _)| at_ms)
     }
 
-    /// Whether its deletion was accepted before it was a recording: then it is as durable as Redis.
-    pub fn was_deleted_as_drop(&self) -> bool {
-        accepted(&self.deletions).is_some_and(|(_, id)| id.is_empty())
-    }
-
     /// Whether it may be gone: a deletion was accepted, or nobody knows.
     pub fn may_be_deleted(&self) -> bool {
         self.deletions.iter().any(|attempt| !matches!(attempt.reply, Reply::Refused(_)))

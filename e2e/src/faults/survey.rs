@@ -74,6 +74,11 @@ pub async fn settle(
                 "deleted recordings are not erased",
                 "SELECT count(*) FROM control.erasures WHERE completed_at IS NULL",
             ),
+            (
+                "recordings came of deleted drops",
+                "SELECT count(*) FROM control.deleted_drops d JOIN read.recordings r ON r.drop_id = d.drop_id \
+                 AND r.tenant = d.tenant WHERE r.status <> 'deleted'",
+            ),
             ("runs have no end", "SELECT count(*) FROM control.runs WHERE ended_at IS NULL"),
         ] {
             let open: i64 = sqlx::query_scalar(rows).fetch_one(&mut sql).await?;

@@ -19,6 +19,9 @@ use crate::metrics;
 /// Erasures looked at in one round.
 const PAGE: u32 = 200;
 
+/// As long as a drop's own marks: what became of it, and that it is deleted.
+const DROPS_KEPT: Duration = streams::redis::KEEP;
+
 /// Does what deletion leaves to do.
 pub struct Eraser {
     log: SharedLog,
@@ -51,6 +54,14 @@ impl Eraser {
     /// When Redis, the database or the store does not answer, or one recording cannot be erased: the others are all the
     /// same, and the next round goes on.
     pub async fn erase(&mut self) -> anyhow::Result<()> {
+        let of_drops = self.views.request_erasures_of_drops(DROPS_KEPT, PAGE);
+        let of_drops = of_drops.await.context("look for recordings of deleted drops")?;
+        if of_drops > 0 {
+            tracing::warn!(
+                recordings = of_drops,
+                "deleted drops had become recordings: they are deleted, too"
+            );
+        }
         let mut failures = Vec::new();
         for erasure in self.views.open_erasures(PAGE).await.context("ask what is to be erased")? {
             let recording = erasure.deletion.recording;

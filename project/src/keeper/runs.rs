@@ -21,6 +21,7 @@ use transcript::Status;
 use uuid::Uuid;
 use views::{Asked, RecordingRow, Run, RunState, Views};
 
+use super::lease::Lease;
 use crate::metrics;
 
 pub mod settings;
@@ -51,6 +52,9 @@ pub struct Runs {
 /// The chore's lease: a keeper that was killed is followed by another after this time.
 const LEASE: Duration = Duration::from_secs(15);
 
+/// Why a recording is skipped of which later facts were folded, and none that tells of its audio.
+const UNFOLDED: &str = "not_admitted";
+
 /// Recordings of one run dealt with before the next run has its turn, so that a large one does not hold up the others.
 const TURN: u32 = 16;
 
@@ -62,21 +66,17 @@ impl Runs {
 
     /// Does the runs until `shutdown`.
     pub async fn run(self, shutdown: CancellationToken) {
+        let lease = Lease { chore: "runs", holder: &self.name, length: LEASE };
         loop {
-            let again = match self.log.lease("runs", &self.name, LEASE).await {
-                Ok(true) => {
-                    let turn = self.turn().await;
-                    metrics::chore("runs", turn.is_ok());
+            let again = match lease.hold(&self.log, self.turn()).await {
+                Some(turn) => {
+                    metrics::chore(lease.chore, turn.is_ok());
                     turn.unwrap_or_else(|error| {
                         tracing::warn!(error = format!("{error:#}"), "the runs cannot go on now");
                         false
                     })
                 }
-                Ok(false) => false,
-                Err(error) => {
-                    tracing::warn!(%error, chore = "runs", "cannot take the lease");
-                    false
-                }
+                None => false,
             };
             let pause = if again { Duration::ZERO } else { self.options.every };
             if shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
@@ -224,6 +224,7 @@ impl Runs {
     ) -> anyhow::Result<Requested> {
         let work = match self.prepare(run, row, models).await? {
             Ok(work) => work,
+            Err(UNFOLDED) if self.is_young(row) => return Ok(Requested::NotNow),
             Err(reason) => return self.skip(run, row, reason).await,
         };
         let reserved = self.views.reserve_generation(run.id, row).await.context("reserve a generation")?;
@@ -250,7 +251,9 @@ impl Runs {
         row: &RecordingRow,
         models: &BTreeMap<String, ModelNote>,
     ) -> anyhow::Result<Result<(Audio, Settings), &'static str>> {
-        let (Some(audio), Some(own)) = (&row.audio, &row.settings) else { return Ok(Err("deleted")) };
+        let (Some(audio), Some(own)) = (&row.audio, &row.settings) else {
+            return Ok(Err(if row.state.status == Status::Deleted { "deleted" } else { UNFOLDED }));
+        };
         let settings = match settings::resolve(&run.wishes, own, row.state.language.as_deref(), models) {
             Ok(settings) => settings,
             Err(unfit) => {
@@ -264,6 +267,12 @@ impl Runs {
             Err(StoreError::NotFound { .. }) => Ok(Err("audio_gone")),
             Err(error) => Err(error).context("look for the audio"),
         }
+    }
+
+    /// Whether facts of a recording may only be on their way.
+    fn is_young(&self, row: &RecordingRow) -> bool {
+        let age = SignedDuration::try_from(self.options.missing_after).unwrap_or_default();
+        now() - age < row.submitted_at
     }
 
     async fn skip(&self, run: &Run, row: &RecordingRow, reason: &'static str) -> anyhow::Result<Requested> {
@@ -291,6 +300,7 @@ impl Runs {
                 Ok(work) => work,
                 // Its workers may only be starting: models are announced anew after Redis lost its data.
                 Err("unknown_model") => continue,
+                Err(UNFOLDED) if self.is_young(&row) => continue,
                 Err(reason) => {
                     self.end_lost(run, &asked, reason).await?;
                     continue;

@@ -148,6 +148,36 @@ fn what_cannot_be_done_is_skipped_and_counted() {
     });
 }
 
+/// Two projectors may fold the end of a recording before its beginning.
+#[test]
+fn a_recording_whose_admission_is_on_its_way_is_waited_for() {
+    with_world(|mut world| async move {
+        world.transcribe(0, 0, 1, "en", &["the quick brown fox"]).await;
+        let run = world.start(base(), Activation::Auto).await;
+        // Longer than the recordings of these tests are old.
+        let missing_after = Duration::from_secs(100 * 366 * 24 * 3600);
+        let options = Options { every: Duration::ZERO, ahead: Duration::from_secs(600), missing_after };
+        all_turns(&world.keeper_with(options.clone())).await;
+        assert!(world.requested().is_empty());
+        assert!(world.views.run_progress(run.id).await.unwrap().skipped.is_empty());
+        world.admit_only(0, 1, "en").await;
+        all_turns(&world.keeper_with(options)).await;
+        assert_eq!(world.requested(), [(0, 1)]);
+    });
+}
+
+#[test]
+fn a_recording_whose_admission_never_comes_is_skipped() {
+    with_world(|mut world| async move {
+        world.transcribe(0, 0, 1, "en", &["the quick brown fox"]).await;
+        let run = world.start(base(), Activation::Auto).await;
+        let missing_after = Duration::ZERO;
+        let options = Options { every: Duration::ZERO, ahead: Duration::from_secs(600), missing_after };
+        all_turns(&world.keeper_with(options)).await;
+        assert_eq!(world.views.run_progress(run.id).await.unwrap().skipped["not_admitted"], 1);
+    });
+}
+
 #[test]
 fn a_model_that_nobody_has_fails_the_run_with_the_reason() {
     with_world(|mut world| async move {

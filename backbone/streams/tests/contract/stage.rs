@@ -17,6 +17,7 @@ use super::fixture::*;
 
 mod ends;
 mod flow;
+mod points;
 mod trouble;
 
 /// A stage made of a function, which counts what it has in hand.
