@@ -9,6 +9,7 @@
 
 pub mod device;
 pub mod layer_norm;
+pub mod probabilities;
 pub mod sample;
 pub mod self_attention;
 pub mod skinny;

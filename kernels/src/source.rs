@@ -21,6 +21,12 @@ pub const UNITS: &[Unit] = &[
         tensor_cores: false,
         wide_loads: true,
     },
+    Unit {
+        name: "probabilities",
+        text: include_str!("probabilities/kernel.cu"),
+        tensor_cores: false,
+        wide_loads: false,
+    },
     Unit { name: "sample", text: include_str!("sample/kernel.cu"), tensor_cores: false, wide_loads: false },
     Unit {
         name: "self_attention",

@@ -1,5 +1,6 @@
 //! Formatting, clippy, and a few rules on the text of the tree that neither knows.
 
+use std::collections::HashSet;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
@@ -28,6 +29,7 @@ fn mistakes() -> Result<Vec<String>> {
     let listed = Command::new("git").args(["ls-files", "-z"]).output().context("list the files with git")?;
     let here = crate::root().display().to_string();
     let mut mistakes = Vec::new();
+    let (mut pages, mut words) = (Vec::new(), HashSet::new());
     for name in String::from_utf8_lossy(&listed.stdout).split('\0').filter(|name| !name.is_empty()) {
         // A file that is deleted but not yet committed, or one that is not text, has nothing to say.
         let Ok(text) = std::fs::read_to_string(crate::root().join(name)) else { continue };
@@ -36,8 +38,33 @@ fn mistakes() -> Result<Vec<String>> {
                 mistakes.push(format!("{name}:{}: {why}", number + 1));
             }
         }
+        if name.ends_with(".md") {
+            pages.push((name.to_owned(), text));
+        } else {
+            words
+                .extend(text.split(|c: char| !is_of_name(c)).filter(|word| is_long(word)).map(str::to_owned));
+        }
+    }
+    for (name, text) in &pages {
+        let unknown = long_names(text).filter(|word| !words.contains(*word));
+        mistakes.extend(unknown.map(|word| format!("{name}: `{word}` stands nowhere in the sources")));
     }
     Ok(mistakes)
+}
+
+/// Names of a page that are those of a test, a metric or an option by their length, in backticks, without their paths.
+fn long_names(text: &str) -> impl Iterator<Item = &str> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    let last = quoted.filter_map(|path| path.rsplit("::").next());
+    last.filter(|name| is_long(name) && name.chars().all(is_of_name))
+}
+
+fn is_of_name(c: char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'
+}
+
+fn is_long(name: &str) -> bool {
+    name.matches('_').count() >= 3
 }
 
 /// What is wrong with a line, if anything. `here` is the absolute path of this checkout.
@@ -70,5 +97,11 @@ mod tests {
         assert!(complaint(concat!("// TO", "DO: later"), here).is_some());
         assert_eq!(complaint(concat!("TO", "DOWN"), here), None);
         assert!(complaint(concat!("<<<<", "<<< ours"), here).is_some());
+    }
+
+    #[test]
+    fn long_names_of_a_page_are_found() {
+        let page = "`a_b`, `stage::points::what_a_worker_does`, `not a_name_of_this`\n```\ncargo a_b_c_d\n```\n`keeper_lost_facts_total`";
+        assert_eq!(long_names(page).collect::<Vec<_>>(), ["what_a_worker_does", "keeper_lost_facts_total"]);
     }
 }
