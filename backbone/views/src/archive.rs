@@ -136,6 +136,17 @@ pub(crate) async fn stragglers(connection: &mut PgConnection, since: At) -> Resu
     sqlx::query(sql).bind(since).fetch_all(connection).await?.iter().map(entry).collect()
 }
 
+/// Returns all that is archived of the recordings, in the order of their logs.
+pub(crate) async fn of_recordings(
+    connection: &mut PgConnection,
+    recordings: &Recordings,
+) -> Result<Vec<Entry>, Error> {
+    let sql = "SELECT event_id, shard, seq, event FROM log.events WHERE recording = ANY($1) \
+               ORDER BY shard, seq, event_id";
+    let ids: Vec<Uuid> = recordings.keys().map(|id| id.as_uuid()).collect();
+    sqlx::query(sql).bind(ids).fetch_all(connection).await?.iter().map(entry).collect()
+}
+
 /// Returns those recordings whose first event went from the archive by age: it is not there, and the recording is older
 /// than what went by a rule of retention, or than all there is.
 pub(crate) async fn expired(

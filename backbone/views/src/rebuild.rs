@@ -209,6 +209,27 @@ impl Building {
         taking.await.unwrap_or_else(|error| Err(Error::Task(error.to_string())))
     }
 
+    /// Folds those of `recordings` anew of which the archive has events, from these alone. What the log told before may have been
+    /// otherwise: where Redis went back in time, it has an event as it was done again, while a projector archived the first one.
+    /// Returns them with the times that the archive gives. Runs in a task of its own, as [`fold`](Building::fold).
+    ///
+    /// # Errors
+    /// [`Error::Taken`] when this version is not being built any more.
+    pub async fn refold(&self, recordings: &Recordings) -> Result<Recordings, Error> {
+        let (building, recordings) = (self.clone(), recordings.clone());
+        let folding = tokio::spawn(async move {
+            let mut transaction = building.views.pool.begin().await?;
+            building.hold(&mut transaction).await?;
+            let entries = archive::of_recordings(&mut transaction, &recordings).await?;
+            let archived = entries.iter().map(|entry| (entry.recording(), entry.submitted_at())).collect();
+            verify::remove(&mut transaction, &building.schema, &archived).await?;
+            fold(&mut transaction, &building.schema, &entries).await?;
+            transaction.commit().await?;
+            Ok(archived)
+        });
+        folding.await.unwrap_or_else(|error| Err(Error::Task(error.to_string())))
+    }
+
     /// Returns how many of `recordings` have lost their first event by age.
     ///
     /// # Errors

@@ -172,6 +172,20 @@ pub(crate) async fn take_over(
     Ok(())
 }
 
+/// Removes all rows of the given recordings, whatever their times.
+pub(crate) async fn remove(
+    connection: &mut PgConnection,
+    schema: &Schema,
+    recordings: &Recordings,
+) -> Result<(), Error> {
+    let ids: Vec<Uuid> = recordings.keys().map(|id| id.as_uuid()).collect();
+    for Table { name, recording, .. } in TABLES {
+        let sql = format!("DELETE FROM {schema}.{name} WHERE {recording} = ANY($1)");
+        sqlx::query(AssertSqlSafe(sql)).bind(&ids).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
 /// The columns that both versions of a table have, with or without those that the server computes.
 async fn common_columns(
     connection: &mut PgConnection,

@@ -268,11 +268,23 @@ impl Rebuild {
         Ok(taken)
     }
 
+    /// Folds recordings anew from the archive alone.
+    async fn refold(&self, recordings: &Recordings) -> anyhow::Result<()> {
+        for part in parts(recordings) {
+            let folded = patiently!(self.building.refold(&part)).context("fold recordings anew")?;
+            tracing::info!(recordings = folded.len(), "folded anew: the log had told otherwise than the archive");
+            self.unsure.lock().await.extend(folded);
+        }
+        Ok(())
+    }
+
     /// Looks again at what differed, and at what was folded since: it is the same once both versions have all facts of it.
-    /// What differs while no fact of it comes in any more differs for good.
+    /// What differs while no fact of it comes in any more is folded anew from the archive, and if it differs then, differs for
+    /// good.
     async fn settle(&self) -> anyhow::Result<Differences> {
         let begun = Instant::now();
         let mut still_since: BTreeMap<RecordingId, Instant> = BTreeMap::new();
+        let mut refolded = BTreeSet::new();
         loop {
             self.follow().await?;
             let ahead = self.ahead().await;
@@ -299,6 +311,13 @@ impl Rebuild {
                 }
             }
             let for_good = |d: &Difference| still_since[&d.recording].elapsed() > SETTLE;
+            let stale = differences.iter().filter(|d| for_good(d) && !refolded.contains(&d.recording));
+            let stale: Recordings = stale.map(|d| (d.recording, d.submitted_at)).collect();
+            if !stale.is_empty() {
+                self.refold(&stale).await?;
+                refolded.extend(stale.into_keys());
+                continue;
+            }
             if left.is_empty() || begun.elapsed() > SETTLE_MAX || differences.iter().all(for_good) {
                 // Without what the archive has lost, these would be switched to with their newest facts alone.
                 let expired = patiently!(self.building.count_expired(&later)).context("look what expired")?;

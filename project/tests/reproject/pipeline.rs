@@ -43,7 +43,8 @@ impl Writer {
         }
     }
 
-    async fn append(&self, envelope: &Envelope) {
+    /// Appends a fact as it is.
+    pub async fn append(&self, envelope: &Envelope) {
         let append = Append {
             shard: envelope.shard,
             recording: envelope.recording,
