@@ -1,6 +1,5 @@
 //! Every kernel compiled for every architecture, as a GPU would get it, on a machine that has none.
 
-mod compiler;
 mod report;
 
 use std::collections::BTreeMap;
@@ -8,8 +7,8 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail, ensure};
-use compiler::Compiler;
-use kernels::source::{HEADERS, OPTIONS, UNITS, Unit};
+use kernels::nvrtc::{Compiled, Compiler};
+use kernels::source::{HEADERS, OPTIONS, UNITS, Unit, unit_of};
 use report::{Instructions, Usage};
 
 use crate::say;
@@ -40,15 +39,23 @@ pub fn run(table: Table) -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
     };
-    let compiler = Compiler::load(&tools.compiler, &tools.builtins)?;
+    let compiler = Compiler::load(&tools.compiler, Some(&tools.builtins))?;
     let mut registers: BTreeMap<String, Vec<u32>> = BTreeMap::new();
     let mut mistakes = Vec::new();
     for architecture in ARCHITECTURES {
         say::step(architecture, || {
             for unit in UNITS {
-                let (usages, found) = compile(&compiler, &tools.disassembler, unit, architecture)?;
+                let compiled = compile(&compiler, unit, architecture)?;
+                let found = disassemble(&tools.disassembler, &compiled.cubin)?;
+                let usages = report::usages(&compiled.log);
                 ensure!(!usages.is_empty(), "the compiler's log names no kernel of {}", unit.name);
                 for (kernel, usage) in usages {
+                    let looked_for = unit_of(&kernel).map(|unit| unit.name);
+                    ensure!(
+                        looked_for == Some(unit.name),
+                        "{kernel} of {} would be looked for in {looked_for:?}: a kernel's name begins with its unit's",
+                        unit.name
+                    );
                     let found = found.get(&kernel).with_context(|| format!("find {kernel} disassembled"))?;
                     mistakes.extend(
                         complaints(unit, usage, *found)
@@ -82,26 +89,24 @@ pub fn run(table: Table) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn compile(
-    compiler: &Compiler,
-    disassembler: &Path,
-    unit: &Unit,
-    architecture: &str,
-) -> Result<(BTreeMap<String, Usage>, BTreeMap<String, Instructions>)> {
+fn compile(compiler: &Compiler, unit: &Unit, architecture: &str) -> Result<Compiled> {
     let mut options: Vec<String> = OPTIONS.iter().map(|option| (*option).to_owned()).collect();
     options.push(format!("--gpu-architecture={architecture}"));
     options.push("--ptxas-options=-v".to_owned());
-    let compiled = compiler
+    compiler
         .compile(&format!("{}.cu", unit.name), unit.text, HEADERS, &options)
-        .with_context(|| format!("compile {} for {architecture}", unit.name))?;
+        .with_context(|| format!("compile {} for {architecture}", unit.name))
+}
+
+fn disassemble(disassembler: &Path, cubin: &[u8]) -> Result<BTreeMap<String, Instructions>> {
     let disassembly = within_temporary(|folder| {
-        let cubin = folder.join("kernel.cubin");
-        std::fs::write(&cubin, &compiled.cubin)?;
-        let output = Command::new(disassembler).arg("-c").arg(&cubin).output().context("run nvdisasm")?;
+        let file = folder.join("kernel.cubin");
+        std::fs::write(&file, cubin)?;
+        let output = Command::new(disassembler).arg("-c").arg(&file).output().context("run nvdisasm")?;
         ensure!(output.status.success(), "nvdisasm: {}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     })?;
-    Ok((report::usages(&compiled.log), report::instructions(&disassembly)))
+    Ok(report::instructions(&disassembly))
 }
 
 /// What is wrong with a kernel.
