@@ -170,7 +170,7 @@ pub struct GraphKey {
 }
 
 /// Refuses what a graph may not do.
-#[cfg(any(test, feature = "emulator"))]
+#[cfg(any(test, feature = "gpu", feature = "emulator"))]
 pub(crate) fn check_outside(in_graph: bool, op: &'static str) -> Result<(), Error> {
     check(!in_graph, op, || "inside of a graph, which only launches and copies on the device".to_owned())
 }

@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail, ensure};
 use kernels::nvrtc::{Compiled, Compiler};
-use kernels::source::{HEADERS, OPTIONS, UNITS, Unit, unit_of};
+use kernels::source::{HEADERS, OPTIONS, UNITS, Unit, unit_of, whole};
 use report::{Instructions, Usage};
 
 use crate::say;
@@ -19,6 +19,9 @@ const ARCHITECTURES: &[&str] = &["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", 
 
 /// Registers of each kernel on each architecture.
 const TABLE: &str = "kernels/registers.txt";
+
+/// Machine code that a build of `kernels` embeds: ARCHITECTURE/UNIT.cubin, and `sources.txt`, what it was made of.
+const CUBINS: &str = "kernels/cubins";
 
 /// What to do with the table of registers.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -86,6 +89,39 @@ pub fn run(table: Table) -> Result<ExitCode> {
     }
     let kernels = registers.len();
     say::note(format_args!("{kernels} kernels for {} architectures, no spills", ARCHITECTURES.len()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Compiles everything into the folder from which the next build of `kernels` embeds it; for these architectures, or for all.
+pub fn pack(architectures: &[&str]) -> Result<ExitCode> {
+    say::title("compiling the kernels into kernels/cubins, to be embedded");
+    let architectures = if architectures.is_empty() { ARCHITECTURES } else { architectures };
+    let tools = setup::nvrtc().context("fetch NVIDIA's compiler")?;
+    let compiler = Compiler::load(&tools.compiler, Some(&tools.builtins))?;
+    let folder = Path::new(CUBINS);
+    for entry in folder.read_dir().with_context(|| format!("list {CUBINS}"))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            std::fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
+        }
+    }
+    // Last, so that what an interrupted run leaves is not embedded.
+    let sources = folder.join("sources.txt");
+    let _ = std::fs::remove_file(&sources);
+    let mut bytes = 0;
+    for architecture in architectures {
+        say::step(architecture, || {
+            std::fs::create_dir(folder.join(architecture))?;
+            for unit in UNITS {
+                let cubin = compile(&compiler, unit, architecture)?.cubin;
+                std::fs::write(folder.join(architecture).join(format!("{}.cubin", unit.name)), &cubin)?;
+                bytes += cubin.len();
+            }
+            Ok(())
+        })?;
+    }
+    std::fs::write(&sources, whole()).with_context(|| format!("write {}", sources.display()))?;
+    say::note(format_args!("{} KB; the next build of `kernels` embeds them", bytes / 1_000));
     Ok(ExitCode::SUCCESS)
 }
 
