@@ -23,7 +23,7 @@ const METADATA: &str = "meta.";
 /// Folders of the audio store that are no tenant's.
 const RESERVED_TENANTS: [&str; 2] = ["incoming", crate::intake::FETCHING];
 /// Every field but metadata and the options of decoding.
-const FIELDS: [&str; 15] = [
+const FIELDS: [&str; 16] = [
     "audio",
     "uri",
     "drop",
@@ -37,6 +37,7 @@ const FIELDS: [&str; 15] = [
     "channels",
     "temperature",
     "sha256",
+    "submitted_at",
     "trace",
     "callback",
 ];
@@ -52,8 +53,8 @@ pub struct Head {
     pub tenant: Tenant,
     /// W3C `traceparent` of the sender, or of a new trace.
     pub trace: String,
-    /// When it was dropped: the time in its id in the queue, so that a repeat gives the same; the time of reading for
-    /// ids that somebody made up.
+    /// When it was dropped: as it says itself, else the time in its id in the queue, so that a repeat gives the same; the
+    /// time of reading for what somebody made up.
     pub at: Timestamp,
 }
 
@@ -132,12 +133,18 @@ pub fn read(entry: &Entry) -> Read {
         let name: String = entry.text("name")?.chars().filter(|c| !c.is_control()).take(128).collect();
         (!name.is_empty()).then_some(name)
     };
+    let now = events::now();
+    let said = fields.word("submitted_at", WORD_BYTES_MAX, |text| {
+        text.parse().map_err(|_| "is not a time like 2026-02-03T04:05:06Z".to_owned())
+    });
     let head = Head {
         name: name.or_else(printable),
         tenant,
         // A trace that is not one is no reason to refuse audio.
         trace: TraceContext::follow(trace.as_deref()).to_string(),
-        at: dropped_at(&entry.id, events::now()),
+        at: said
+            .and_then(|at: Timestamp| recent(at.as_millisecond(), now))
+            .unwrap_or_else(|| dropped_at(&entry.id, now)),
         id,
     };
     if entry.field("callback").is_some() {
@@ -324,10 +331,16 @@ fn read_tenant(text: &str) -> Result<Tenant, String> {
 
 /// Reads the time out of a stream id, so that a repeat gives the same; `now` for ids that somebody made up.
 pub(crate) fn dropped_at(id: &str, now: Timestamp) -> Timestamp {
-    const A_WEEK_MS: i64 = 7 * 24 * 3600 * 1000;
     let ms: Option<i64> = id.split('-').next().and_then(|ms| ms.parse().ok());
-    let ms = ms.filter(|ms| (0..=A_WEEK_MS).contains(&now.as_millisecond().saturating_sub(*ms)));
-    ms.and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or(now)
+    ms.and_then(|ms| recent(ms, now)).unwrap_or(now)
+}
+
+/// A time of the last week, in milliseconds. Others are no time at which a drop that is still on its way was handed in, and
+/// tables are cut by that time.
+fn recent(ms: i64, now: Timestamp) -> Option<Timestamp> {
+    const A_WEEK_MS: i64 = 7 * 24 * 3600 * 1000;
+    let is_recent = (0..=A_WEEK_MS).contains(&now.as_millisecond().saturating_sub(ms));
+    is_recent.then(|| Timestamp::from_millisecond(ms).ok()).flatten()
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::metrics;
 
 pub mod erase;
 pub mod gaps;
-mod lease;
+pub mod lease;
 pub mod retain;
 pub mod runs;
 mod schedule;

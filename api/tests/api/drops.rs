@@ -53,15 +53,17 @@ fn a_form_becomes_a_drop_with_all_its_fields() {
             name=Talk one
             prompt=Ana
             sha256=cb3a4e713f0f32319ecaea5bfd12df7f00e31852e26282f08b7f5dc5a0af2d63
+            submitted_at=AT
             task=translate
             temperature=0.2
             tenant=default
             trace=TRACE
             uri=store:incoming/DROP/audio"#]]
-        .assert_eq(&shown.replace(trace.as_str(), "TRACE"));
+        .assert_eq(&shown.replace(trace.as_str(), "TRACE").replace(&drop["submitted_at"], "AT"));
 
         assert_eq!(world.stored_bytes(&Manifest::audio_key(&drop_id)).await, b"RIFFaudio");
         let manifest = Manifest::from_json(&world.stored_bytes(&Manifest::key(&drop_id)).await).unwrap();
+        assert_eq!(drop["submitted_at"], manifest.submitted_at.to_string());
         assert_eq!(
             (manifest.fields, manifest.lane),
             (drop, Lane::Rt),

@@ -20,7 +20,7 @@ pub struct Manifest {
     pub drop: String,
     /// The lane it goes in.
     pub lane: Lane,
-    /// The fields of the queue's entry: `drop`, `uri`, `sha256` and the options the sender gave.
+    /// The fields of the queue's entry: `drop`, `uri`, `sha256`, `submitted_at` and the options the sender gave.
     pub fields: BTreeMap<String, String>,
     /// When it was taken in.
     pub submitted_at: Timestamp,
@@ -42,6 +42,8 @@ impl Manifest {
         fields.insert("drop".to_owned(), drop.to_owned());
         fields.insert("uri".to_owned(), format!("store:{}", Manifest::audio_key(drop)));
         fields.insert("sha256".to_owned(), sha256.to_owned());
+        // Handed in again it is still the same drop, of the same time.
+        fields.insert("submitted_at".to_owned(), submitted_at.to_string());
         Manifest { drop: drop.to_owned(), lane, fields, submitted_at }
     }
 
@@ -101,7 +103,7 @@ mod tests {
         let json = String::from_utf8(manifest.to_json()).unwrap();
         assert_eq!(
             json,
-            r#"{"drop":"d1","lane":"rt","fields":{"drop":"d1","meta.call":"7","name":"talk.mp3","sha256":"ab12","uri":"store:incoming/d1/audio"},"submitted_at":"2026-02-03T04:05:06Z"}"#
+            r#"{"drop":"d1","lane":"rt","fields":{"drop":"d1","meta.call":"7","name":"talk.mp3","sha256":"ab12","submitted_at":"2026-02-03T04:05:06Z","uri":"store:incoming/d1/audio"},"submitted_at":"2026-02-03T04:05:06Z"}"#
         );
         assert_eq!(Manifest::from_json(json.as_bytes()).unwrap(), manifest);
         assert!(Manifest::from_json(b"not json").is_err());

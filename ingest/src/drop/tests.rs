@@ -84,6 +84,24 @@ fn what_is_empty_is_not_given() {
 }
 
 #[test]
+fn what_is_handed_in_again_keeps_its_time() {
+    let now = events::now();
+    let at = |said: &str| {
+        let Read { head, mistakes, .. } = read(&entry(&[("audio", b"x"), ("submitted_at", said.as_bytes())]));
+        (head.at, mistakes)
+    };
+    let hour_ago = now - jiff::SignedDuration::from_hours(1);
+    let (kept, mistakes) = at(&hour_ago.to_string());
+    assert_eq!((kept.as_millisecond(), mistakes.len()), (hour_ago.as_millisecond(), 0));
+    // Tables are cut by that time: nobody has it lie where no drop can be from.
+    for odd in ["1970-01-01T00:00:00Z", "2999-01-01T00:00:00Z"] {
+        let (taken, mistakes) = at(odd);
+        assert!(taken >= now && mistakes.is_empty(), "{taken}, the time of reading");
+    }
+    assert_eq!(at("yesterday").1, ["submitted_at: is not a time like 2026-02-03T04:05:06Z"]);
+}
+
+#[test]
 fn drops_of_the_two_queues_never_have_one_name() {
     let rt = |fields: &[(&str, &[u8])]| Entry { source: Source::Ingest(Lane::Rt), ..entry(fields) };
     assert_eq!(read(&rt(&[("audio", b"x")])).head.id, "rt-1767000000000-0");

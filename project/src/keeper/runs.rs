@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use events::{
-    About, Audio, Cause, Envelope, Event, GenerationActivated, GenerationCancelled, Lane, RecordingFailed,
+    About, Audio, Cause, Envelope, Event, GenerationActivated, GenerationCancelled, Lane, RecordingFailed, RecordingId,
     Settings, Shard, TranscriptionRequested, now,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -47,6 +47,8 @@ pub struct Runs {
     name: String,
     /// Runs whose model no worker has, and since when that is seen.
     without_model: Mutex<HashMap<Uuid, Instant>>,
+    /// Recordings without an admission, and the place in the log up to which it may still come.
+    unfolded: Mutex<HashMap<RecordingId, u64>>,
 }
 
 /// The chore's lease: a keeper that was killed is followed by another after this time.
@@ -61,7 +63,7 @@ const TURN: u32 = 16;
 impl Runs {
     /// Makes what does the runs; `name` is the holder of its lease.
     pub fn new(log: SharedLog, views: Views, store: AudioStore, options: Options, name: String) -> Runs {
-        Runs { log, views, store, options, name, without_model: Mutex::default() }
+        Runs { log, views, store, options, name, without_model: Mutex::default(), unfolded: Mutex::default() }
     }
 
     /// Does the runs until `shutdown`.
@@ -224,7 +226,7 @@ impl Runs {
     ) -> anyhow::Result<Requested> {
         let work = match self.prepare(run, row, models).await? {
             Ok(work) => work,
-            Err(UNFOLDED) if self.is_young(row) => return Ok(Requested::NotNow),
+            Err(UNFOLDED) if self.is_on_its_way(row).await? => return Ok(Requested::NotNow),
             Err(reason) => return self.skip(run, row, reason).await,
         };
         let reserved = self.views.reserve_generation(run.id, row).await.context("reserve a generation")?;
@@ -269,10 +271,22 @@ impl Runs {
         }
     }
 
-    /// Whether facts of a recording may only be on their way.
-    fn is_young(&self, row: &RecordingRow) -> bool {
-        let age = SignedDuration::try_from(self.options.missing_after).unwrap_or_default();
-        now() - age < row.submitted_at
+    /// Whether a fact may be on its way that stands in the log before those of a recording which are folded: a projector has
+    /// it in hand, and another was faster.
+    async fn is_on_its_way(&self, row: &RecordingRow) -> anyhow::Result<bool> {
+        let shard = row.id.shard(self.log.shards());
+        let checkpoints = self.views.checkpoints().await.context("ask how far the logs are folded")?;
+        let Some(checkpoint) = checkpoints.into_iter().find(|checkpoint| checkpoint.shard == shard) else {
+            return Ok(true);
+        };
+        let mut unfolded = self.unfolded.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is folded of it now lies before this place. Once nothing before it is missing, nothing more comes.
+        let until = *unfolded.entry(row.id).or_insert(checkpoint.max_seq);
+        let is_on_its_way = checkpoint.contiguous_seq < until;
+        if !is_on_its_way {
+            unfolded.remove(&row.id);
+        }
+        Ok(is_on_its_way)
     }
 
     async fn skip(&self, run: &Run, row: &RecordingRow, reason: &'static str) -> anyhow::Result<Requested> {
@@ -300,7 +314,7 @@ impl Runs {
                 Ok(work) => work,
                 // Its workers may only be starting: models are announced anew after Redis lost its data.
                 Err("unknown_model") => continue,
-                Err(UNFOLDED) if self.is_young(&row) => continue,
+                Err(UNFOLDED) if self.is_on_its_way(&row).await? => continue,
                 Err(reason) => {
                     self.end_lost(run, &asked, reason).await?;
                     continue;

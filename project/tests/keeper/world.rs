@@ -81,8 +81,20 @@ impl World {
 
     /// Puts recording `n` in, of which nobody has any work.
     pub async fn admit_only(&mut self, n: u32, minutes: u64, language: &str) -> RecordingId {
-        let recording = recording(n);
-        let key = format!("default/{recording}");
+        let admitted = self.admission(n, minutes, language).await;
+        self.tell(n, 0, admitted).await;
+        recording(n)
+    }
+
+    /// Appends the admission of recording `n` and gives what a projector has in hand that has not come to apply it.
+    pub async fn hold_back(&mut self, n: u32) -> Entry {
+        let admitted = self.admission(n, 1, "en").await;
+        self.say(n, 0, admitted).await;
+        self.read().await.remove(0)
+    }
+
+    async fn admission(&self, n: u32, minutes: u64, language: &str) -> RecordingAdmitted {
+        let key = format!("default/{}", recording(n));
         self.store.put_bytes(&Key::parse(&key).unwrap(), bytes::Bytes::from_static(b"RIFF")).await.unwrap();
         let settings = Settings {
             model: ModelRef {
@@ -104,7 +116,7 @@ impl World {
             container: "wav".into(),
             estimated_ms: minutes * 60_000,
         };
-        let admitted = RecordingAdmitted {
+        RecordingAdmitted {
             drop_id: format!("drop-{n}"),
             name: Some(format!("{n}.wav")),
             uri: None,
@@ -112,9 +124,7 @@ impl World {
             settings,
             lane: Lane::Batch,
             metadata: Default::default(),
-        };
-        self.tell(n, 0, admitted).await;
-        recording
+        }
     }
 
     /// Does what decode and infer do with a generation.
@@ -178,20 +188,27 @@ impl World {
 
     /// Does what project does with every fact that is new.
     pub async fn project(&mut self) {
+        for entry in self.read().await {
+            self.views.apply(&[entry]).await.unwrap();
+        }
+    }
+
+    /// Takes every fact that is new.
+    async fn read(&mut self) -> Vec<Entry> {
         let (group, logs) =
             ("project", (0..SHARDS).map(|shard| Source::Log(Shard(shard))).collect::<Vec<_>>());
         self.log.ensure_groups(group, &logs).await.unwrap();
         let mut reader = self.log.reader(group, "test").await.unwrap();
+        let mut entries = Vec::new();
         loop {
             let facts = reader.read(&logs, 1_000, Duration::ZERO).await.unwrap();
             if facts.is_empty() {
-                return;
+                return entries;
             }
             for fact in facts {
                 let Source::Log(shard) = fact.source else { panic!("{:?}", fact.source) };
                 let seq = fact.text("seq").unwrap().parse().unwrap();
-                let entry = Entry::read(shard, seq, fact.field("event").unwrap()).unwrap();
-                self.views.apply(&[entry]).await.unwrap();
+                entries.push(Entry::read(shard, seq, fact.field("event").unwrap()).unwrap());
                 self.log.acknowledge(group, fact.source, &[fact.id]).await.unwrap();
             }
         }
