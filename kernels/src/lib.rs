@@ -10,6 +10,7 @@
 
 pub mod accelerator;
 pub mod device;
+pub mod embed;
 #[cfg(any(test, feature = "emulator"))]
 pub mod emulator;
 #[cfg(feature = "gpu")]
