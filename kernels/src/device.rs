@@ -1,5 +1,7 @@
 //! Launching a kernel: what is launched, with what, and who does it.
 
+use std::fmt;
+
 use crate::view::{View, ViewMut};
 
 /// Why an op was not run.
@@ -13,14 +15,38 @@ pub enum Error {
         /// What does not fit.
         reason: String,
     },
-    /// The device refused or failed.
-    #[error("launch {kernel}: {reason}")]
+    /// The device has not as much memory.
+    #[error("{needed} bytes of the device's memory are needed, and {free} are free")]
+    Room {
+        /// Bytes.
+        needed: usize,
+        /// Bytes.
+        free: usize,
+    },
+    /// The device refused or failed. What was asked for before stands, and more can be asked for.
+    #[error("{what}: {reason}")]
     Device {
-        /// The kernel.
-        kernel: &'static str,
+        /// The kernel, or what else was asked for.
+        what: &'static str,
         /// What the device said.
         reason: String,
     },
+    /// Something that the device was asked for, now or before, broke it. Its memory is lost, and this process can use it no
+    /// more.
+    #[error("{what}: {reason}; the device is lost to this process, which has to be started anew")]
+    Lost {
+        /// What was asked for when it showed. What broke the device may lie before.
+        what: &'static str,
+        /// What the device said.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// Whether nothing but a new process can go on.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Error::Lost { .. })
+    }
 }
 
 /// What runs kernels.
@@ -50,10 +76,10 @@ pub struct Launch {
 pub const SHARED_BYTES_MAX: usize = 48 << 10;
 
 /// Most parameters of a kernel.
-const ARGUMENTS_MAX: usize = 20;
+pub(crate) const ARGUMENTS_MAX: usize = 20;
 
 /// The values of a kernel's parameters.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Arguments {
     values: [u64; ARGUMENTS_MAX],
     sizes: [usize; ARGUMENTS_MAX],
@@ -102,6 +128,12 @@ impl Arguments {
         self.sizes[self.count] = size;
         self.count += 1;
         self
+    }
+}
+
+impl fmt::Debug for Arguments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x?}", self.parts().0)
     }
 }
 

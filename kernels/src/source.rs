@@ -16,6 +16,12 @@ pub struct Unit {
 /// Every op.
 pub const UNITS: &[Unit] = &[
     Unit {
+        name: "embed",
+        text: include_str!("embed/kernel.cu"),
+        tensor_cores: false,
+        wide_loads: true,
+    },
+    Unit {
         name: "layer_norm",
         text: include_str!("layer_norm/kernel.cu"),
         tensor_cores: false,
@@ -46,3 +52,35 @@ pub const HEADERS: &[(&str, &str)] = &[
 /// Options of the compiler, beside the architecture. Products and sums are fused where they stand, nothing else is
 /// loosened: no fast mathematics, which would change exponentials and divisions everywhere.
 pub const OPTIONS: &[&str] = &["--std=c++17", "--fmad=true"];
+
+/// The file that a kernel is in: its name begins with the unit's.
+pub fn unit_of(kernel: &str) -> Option<&'static Unit> {
+    let begins = |unit: &&Unit| {
+        kernel.strip_prefix(unit.name).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+    };
+    // One name may begin with another.
+    UNITS.iter().filter(begins).max_by_key(|unit| unit.name.len())
+}
+
+/// All that machine code is made of, in one text: it is of these sources where this is the same.
+pub fn whole() -> String {
+    let units = UNITS.iter().map(|unit| (unit.name, unit.text));
+    let options = OPTIONS.iter().map(|option| ("option", *option));
+    let parts = units.chain(HEADERS.iter().copied()).chain(options);
+    parts.map(|(name, text)| format!("{name}: {} bytes\n{text}\n", text.len())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unit_of;
+
+    #[test]
+    fn a_kernel_is_found_by_its_name() {
+        let of = |kernel| unit_of(kernel).map(|unit| unit.name);
+        assert_eq!(of("skinny_normed_8_f16"), Some("skinny"));
+        assert_eq!(of("sample"), Some("sample"));
+        assert_eq!(of("layer_norm_512_f16"), Some("layer_norm"));
+        assert_eq!(of("samples"), None);
+        assert_eq!(of("layer"), None);
+    }
+}

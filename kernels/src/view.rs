@@ -1,6 +1,10 @@
 //! Arrays in a device's memory, as launchers take them.
 
 use std::marker::PhantomData;
+use std::ops::Range;
+
+use crate::device::{Error, check};
+use crate::memory::Plain;
 
 /// An array that a kernel reads.
 pub type View<'a, T> = Array<&'a [T]>;
@@ -42,8 +46,42 @@ impl<P> Array<P> {
     }
 }
 
+impl<'a, T> Array<&'a [T]> {
+    /// Some of the elements.
+    pub fn part(&self, range: Range<usize>) -> Result<View<'a, T>, Error> {
+        let (address, len) = self.place_of::<T>(range)?;
+        // SAFETY: they are among those that are borrowed.
+        Ok(unsafe { View::new(address, len) })
+    }
+}
+
+impl<T> Array<&mut [T]> {
+    /// As it is read.
+    pub fn view(&self) -> View<'_, T> {
+        // SAFETY: the borrow of this keeps others from writing.
+        unsafe { View::new(self.address, self.len) }
+    }
+
+    /// Some of the elements.
+    pub fn part_mut(&mut self, range: Range<usize>) -> Result<ViewMut<'_, T>, Error> {
+        let (address, len) = self.place_of::<T>(range)?;
+        // SAFETY: they are among those that are borrowed alone.
+        Ok(unsafe { ViewMut::new(address, len) })
+    }
+}
+
+impl<P> Array<P> {
+    fn place_of<T>(&self, range: Range<usize>) -> Result<(u64, usize), Error> {
+        let Range { start, end } = range;
+        check(start <= end && end <= self.len, "a part of an array", || {
+            format!("elements {start} to {end} of {}", self.len)
+        })?;
+        Ok((self.address + (start * size_of::<T>()) as u64, end - start))
+    }
+}
+
 /// A number of two bytes that tensor cores multiply.
-pub trait Half: Copy + Send + Sync + 'static {
+pub trait Half: Plain {
     /// Picks what is for this type: `(f16, bf16)`.
     fn pick<P>(of_f16: P, of_bf16: P) -> P;
 }

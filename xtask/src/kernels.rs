@@ -1,6 +1,5 @@
 //! Every kernel compiled for every architecture, as a GPU would get it, on a machine that has none.
 
-mod compiler;
 mod report;
 
 use std::collections::BTreeMap;
@@ -8,8 +7,8 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail, ensure};
-use compiler::Compiler;
-use kernels::source::{HEADERS, OPTIONS, UNITS, Unit};
+use kernels::nvrtc::{Compiled, Compiler};
+use kernels::source::{HEADERS, OPTIONS, UNITS, Unit, unit_of, whole};
 use report::{Instructions, Usage};
 
 use crate::say;
@@ -20,6 +19,9 @@ const ARCHITECTURES: &[&str] = &["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", 
 
 /// Registers of each kernel on each architecture.
 const TABLE: &str = "kernels/registers.txt";
+
+/// Machine code that a build of `kernels` embeds: ARCHITECTURE/UNIT.cubin, and `sources.txt`, what it was made of.
+const CUBINS: &str = "kernels/cubins";
 
 /// What to do with the table of registers.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,15 +42,23 @@ pub fn run(table: Table) -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
     };
-    let compiler = Compiler::load(&tools.compiler, &tools.builtins)?;
+    let compiler = Compiler::load(&tools.compiler, Some(&tools.builtins))?;
     let mut registers: BTreeMap<String, Vec<u32>> = BTreeMap::new();
     let mut mistakes = Vec::new();
     for architecture in ARCHITECTURES {
         say::step(architecture, || {
             for unit in UNITS {
-                let (usages, found) = compile(&compiler, &tools.disassembler, unit, architecture)?;
+                let compiled = compile(&compiler, unit, architecture)?;
+                let found = disassemble(&tools.disassembler, &compiled.cubin)?;
+                let usages = report::usages(&compiled.log);
                 ensure!(!usages.is_empty(), "the compiler's log names no kernel of {}", unit.name);
                 for (kernel, usage) in usages {
+                    let looked_for = unit_of(&kernel).map(|unit| unit.name);
+                    ensure!(
+                        looked_for == Some(unit.name),
+                        "{kernel} of {} would be looked for in {looked_for:?}: a kernel's name begins with its unit's",
+                        unit.name
+                    );
                     let found = found.get(&kernel).with_context(|| format!("find {kernel} disassembled"))?;
                     mistakes.extend(
                         complaints(unit, usage, *found)
@@ -82,26 +92,57 @@ pub fn run(table: Table) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn compile(
-    compiler: &Compiler,
-    disassembler: &Path,
-    unit: &Unit,
-    architecture: &str,
-) -> Result<(BTreeMap<String, Usage>, BTreeMap<String, Instructions>)> {
+/// Compiles everything into the folder from which the next build of `kernels` embeds it; for these architectures, or for all.
+pub fn pack(architectures: &[&str]) -> Result<ExitCode> {
+    say::title("compiling the kernels into kernels/cubins, to be embedded");
+    let architectures = if architectures.is_empty() { ARCHITECTURES } else { architectures };
+    let tools = setup::nvrtc().context("fetch NVIDIA's compiler")?;
+    let compiler = Compiler::load(&tools.compiler, Some(&tools.builtins))?;
+    let folder = Path::new(CUBINS);
+    for entry in folder.read_dir().with_context(|| format!("list {CUBINS}"))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            std::fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
+        }
+    }
+    // Last, so that what an interrupted run leaves is not embedded.
+    let sources = folder.join("sources.txt");
+    let _ = std::fs::remove_file(&sources);
+    let mut bytes = 0;
+    for architecture in architectures {
+        say::step(architecture, || {
+            std::fs::create_dir(folder.join(architecture))?;
+            for unit in UNITS {
+                let cubin = compile(&compiler, unit, architecture)?.cubin;
+                std::fs::write(folder.join(architecture).join(format!("{}.cubin", unit.name)), &cubin)?;
+                bytes += cubin.len();
+            }
+            Ok(())
+        })?;
+    }
+    std::fs::write(&sources, whole()).with_context(|| format!("write {}", sources.display()))?;
+    say::note(format_args!("{} KB; the next build of `kernels` embeds them", bytes / 1_000));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn compile(compiler: &Compiler, unit: &Unit, architecture: &str) -> Result<Compiled> {
     let mut options: Vec<String> = OPTIONS.iter().map(|option| (*option).to_owned()).collect();
     options.push(format!("--gpu-architecture={architecture}"));
     options.push("--ptxas-options=-v".to_owned());
-    let compiled = compiler
+    compiler
         .compile(&format!("{}.cu", unit.name), unit.text, HEADERS, &options)
-        .with_context(|| format!("compile {} for {architecture}", unit.name))?;
+        .with_context(|| format!("compile {} for {architecture}", unit.name))
+}
+
+fn disassemble(disassembler: &Path, cubin: &[u8]) -> Result<BTreeMap<String, Instructions>> {
     let disassembly = within_temporary(|folder| {
-        let cubin = folder.join("kernel.cubin");
-        std::fs::write(&cubin, &compiled.cubin)?;
-        let output = Command::new(disassembler).arg("-c").arg(&cubin).output().context("run nvdisasm")?;
+        let file = folder.join("kernel.cubin");
+        std::fs::write(&file, cubin)?;
+        let output = Command::new(disassembler).arg("-c").arg(&file).output().context("run nvdisasm")?;
         ensure!(output.status.success(), "nvdisasm: {}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     })?;
-    Ok((report::usages(&compiled.log), report::instructions(&disassembly)))
+    Ok(report::instructions(&disassembly))
 }
 
 /// What is wrong with a kernel.

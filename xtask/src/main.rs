@@ -32,6 +32,9 @@ The chores of this project. Each sets up by itself what it needs and says what i
   cargo xtask faults --runs N   many things go wrong at once, on seeded schedules; alone: what it takes
   cargo xtask kernels [bless]   compile every GPU kernel for every architecture, without a GPU: no spills, registers as
                                 in kernels/registers.txt, the instructions that are meant (bless: write the registers)
+  cargo xtask kernels pack [ARCHITECTURE...]
+                                compile them into kernels/cubins; a release that is built then has them inside, and needs
+                                no compiler on GPUs of these architectures (alone: all, as sm_80 sm_90a)
   cargo xtask sanitize          the engine's and the kernels' tests under AddressSanitizer
   cargo xtask services          start what tests need (Redis, PostgreSQL, TimescaleDB), print the variables that name
                                 it, stay up until Ctrl-C: for running `cargo test -p ...` by hand
@@ -72,6 +75,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
         ["faults", ref arguments @ ..] => faults::run(arguments),
         ["kernels"] => kernels::run(kernels::Table::Check),
         ["kernels", "bless"] => kernels::run(kernels::Table::Update),
+        ["kernels", "pack", ref architectures @ ..] => kernels::pack(architectures),
         ["sanitize"] => sanitize::run(),
         ["services"] => services::run(),
         ["setup"] => setup::for_tests().map(|_| ExitCode::SUCCESS),

@@ -8,6 +8,7 @@
 //! Bytes: 4 · among a question, from the L2 cache where the logits were just written.
 
 use crate::device::{Arguments, Device, Error, Launch, check, check_array};
+use crate::memory::Plain;
 use crate::view::{View, ViewMut};
 
 const OP: &str = "probabilities";
@@ -28,6 +29,9 @@ pub struct Question {
     /// The tokens that share the probability: the first of the vocabulary, so many.
     pub among: u32,
 }
+
+// SAFETY: four numbers of four bytes.
+unsafe impl Plain for Question {}
 
 /// Scores the tokens of each question. `questions` are what `device_questions` holds on the device, and `tokens` what
 /// `device_tokens` holds: they are checked here and read there. Scores stand where their tokens stand in the list.

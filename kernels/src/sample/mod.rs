@@ -16,6 +16,7 @@
 //! likeliest few one more each.
 
 use crate::device::{Arguments, Device, Error, Launch, check, check_array};
+use crate::memory::Plain;
 use crate::view::{View, ViewMut};
 
 const OP: &str = "sampling";
@@ -41,6 +42,9 @@ pub struct Item {
     pub top: u32,
 }
 
+// SAFETY: three numbers of four bytes.
+unsafe impl Plain for Item {}
+
 /// How a row's tokens are chosen, and what the rules need to know of those chosen before.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[repr(C)]
@@ -64,6 +68,9 @@ pub struct RowState {
     /// The latest timestamp that may come at all, in steps of 20 ms; [`NONE`] for all there are.
     pub timestamp_max: u32,
 }
+
+// SAFETY: a number of eight bytes and eight of four.
+unsafe impl Plain for RowState {}
 
 impl RowState {
     /// Before anything was chosen.

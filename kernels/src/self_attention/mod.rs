@@ -13,6 +13,7 @@
 //! Bytes: 4 · 64 · heads for each earlier position of an item's row; nothing else grows.
 
 use crate::device::{Arguments, Device, Error, Launch, check, check_array};
+use crate::memory::Plain;
 use crate::view::{Half, View, ViewMut};
 
 const OP: &str = "self-attention";
@@ -34,6 +35,9 @@ pub struct Item {
     /// The first item of the row in this launch.
     pub first: u32,
 }
+
+// SAFETY: three numbers of four bytes.
+unsafe impl Plain for Item {}
 
 /// Keys and values of one layer.
 #[derive(Debug)]
