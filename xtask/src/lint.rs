@@ -87,7 +87,7 @@ fn complaint(line: &str, here: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::complaint;
+    use super::{complaint, long_names};
 
     #[test]
     fn lines_are_judged() {
