@@ -16,6 +16,12 @@ pub struct Unit {
 /// Every op.
 pub const UNITS: &[Unit] = &[
     Unit {
+        name: "cross_cache",
+        text: include_str!("cross_cache/kernel.cu"),
+        tensor_cores: false,
+        wide_loads: true,
+    },
+    Unit {
         name: "layer_norm",
         text: include_str!("layer_norm/kernel.cu"),
         tensor_cores: false,
