@@ -7,6 +7,7 @@
 //!
 //! `docs/kernels.md` tells how to add a room.
 
+pub mod cross_attention;
 pub mod cross_cache;
 pub mod device;
 pub mod layer_norm;

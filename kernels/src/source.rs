@@ -16,6 +16,12 @@ pub struct Unit {
 /// Every op.
 pub const UNITS: &[Unit] = &[
     Unit {
+        name: "cross_attention",
+        text: include_str!("cross_attention/kernel.cu"),
+        tensor_cores: true,
+        wide_loads: true,
+    },
+    Unit {
         name: "cross_cache",
         text: include_str!("cross_cache/kernel.cu"),
         tensor_cores: false,
