@@ -114,6 +114,7 @@ inline Pack load16(const void* place) {
     return pack;
 }
 inline Pack load16_once(const void* place) { return load16(place); }
+inline Pack load16_ahead(const void* place) { return load16(place); }
 inline void store16(void* place, Pack pack) {
     check_vector(place, 16);
     memcpy(place, &pack, 16);
@@ -155,6 +156,16 @@ __device__ __forceinline__ Pack load16_once(const void* place) {
         : "l"(place));
     return pack;
 }
+// The same, and under way before whatever stands behind the next __syncwarp(): compilers put loads off until registers are free,
+// but not past a barrier, which these do not cross as loads of what nobody writes would.
+__device__ __forceinline__ Pack load16_ahead(const void* place) {
+    Pack pack;
+    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(pack.words[0]), "=r"(pack.words[1]), "=r"(pack.words[2]), "=r"(pack.words[3])
+                 : "l"(place)
+                 : "memory");
+    return pack;
+}
 __device__ __forceinline__ void store16(void* place, Pack pack) { *(Pack*)place = pack; }
 template <class T> __device__ __forceinline__ Pack shared_load16(T* from, u32 i) { return *(const Pack*)(from + i); }
 template <class T> __device__ __forceinline__ void shared_store16(T* to, u32 i, Pack pack) { *(Pack*)(to + i) = pack; }
@@ -182,16 +193,80 @@ template <class T> __device__ __forceinline__ void unpack(Pack pack, float (&val
 template <class T> __device__ __forceinline__ u32 pair_of(float low, float high) {
     return (u32)to<T>(low).bits | (u32)to<T>(high).bits << 16;
 }
-// Four numbers of two bytes, in one store of eight bytes.
-template <class T> __device__ __forceinline__ void store8(T* place, const float (&values)[4]) {
+// Two words in one store of eight bytes.
+__device__ __forceinline__ void store8(void* place, u32 first, u32 second) {
 #ifdef KERNELS_EMULATED
     check_vector(place, 8);
 #endif
     struct __attribute__((aligned(8))) Two {
         u32 words[2];
     };
-    *(Two*)place = Two{{pair_of<T>(values[0], values[1]), pair_of<T>(values[2], values[3])}};
+    *(Two*)place = Two{{first, second}};
 }
+// Four numbers of two bytes in one.
+template <class T> __device__ __forceinline__ void store8(T* place, const float (&values)[4]) {
+    store8(place, pair_of<T>(values[0], values[1]), pair_of<T>(values[2], values[3]));
+}
+
+// ---- numbers of one byte ----
+
+// A sign, four bits of exponent and three of fraction, for caches: up to 448, no infinities, 0x7f is no number.
+struct e4m3 {
+    u8 bits;
+};
+constexpr float E4M3_MAX = 448.0f;
+
+// The nearest, a tie to the even one; the greatest for all beyond it.
+__device__ __forceinline__ void from_float(float x, e4m3& to) {
+    const u32 bits = as_bits(x), size = bits & 0x7fffffff;
+    u32 code = 0x7f;
+    if (size <= 0x7f800000) {
+        const float value = fminf(as_float(size), E4M3_MAX);
+        const u32 exact = as_bits(value);
+        // Below the least normal number, 2^-6, steps are 2^-9, as those of f32 are from 2^14 on.
+        code = value < 0.015625f ? as_bits(value + 16384.0f) - as_bits(16384.0f)
+                                 : ((exact + 0x7ffff + (exact >> 20 & 1)) >> 20) - ((127 - 7) << 3);
+    }
+    to.bits = (u8)((bits >> 24 & 0x80) | code);
+}
+
+// The two in the low half of a word as two of f16, exactly: the first in the low half.
+#ifdef KERNELS_EMULATED
+inline u32 times_256(u32 pair) {
+    return pair_of<f16>(256 * to_float(f16{(u16)pair}), 256 * to_float(f16{(u16)(pair >> 16)}));
+}
+#else
+__device__ __forceinline__ u32 times_256(u32 pair) {
+    u32 product;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(product) : "r"(pair), "r"(0x5c005c00u));
+    return product;
+}
+#endif
+// For devices that have no instruction for it. Exponent and fraction stand side by side in both types; f16 counts exponents
+// from 15 and e4m3 from 7, which is a factor of 256, for the numbers below the normal ones too. What is no number becomes 480.
+__device__ __forceinline__ u32 widen_pair_by_shifts(u32 codes) {
+    const u32 apart = (codes & 0xff) | (codes & 0xff00) << 8;
+    return times_256((apart << 8 & 0x80008000) | (apart << 7 & 0x3f803f80));
+}
+#ifdef KERNELS_EMULATED
+inline u32 widen_pair(u32 codes) {
+    auto value = [](u32 code) {
+        const int exponent = (int)(code >> 3 & 15), fraction = (int)(code & 7);
+        if ((code & 0x7f) == 0x7f) return NAN;
+        const float size = exponent ? ldexpf(8 + fraction, exponent - 10) : ldexpf(fraction, -9);
+        return code & 0x80 ? -size : size;
+    };
+    return pair_of<f16>(value(codes & 0xff), value(codes >> 8 & 0xff));
+}
+#elif __CUDA_ARCH__ >= 890
+__device__ __forceinline__ u32 widen_pair(u32 codes) {
+    u32 pair;
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(pair) : "h"((u16)codes));
+    return pair;
+}
+#else
+__device__ __forceinline__ u32 widen_pair(u32 codes) { return widen_pair_by_shifts(codes); }
+#endif
 
 // ---- tensor cores ----
 
@@ -248,3 +323,46 @@ __device__ __forceinline__ float warp_max(float x) {
     for (int bits = 16; bits; bits /= 2) x = fmaxf(x, __shfl_xor_sync(ALL, x, bits));
     return x;
 }
+
+// ---- blocks that share a result ----
+//
+// Each block of a result publishes its part of it, passes a barrier, and arrives by one of its threads, once. The block that
+// arrives last, and no other, may read what all have published, behind one more barrier.
+
+#ifdef KERNELS_EMULATED
+inline void publish16(void* place, Pack pack) {
+    emulator::note_published(place);
+    store16(place, pack);
+}
+inline Pack published16(const void* place) {
+    emulator::note_published_read(place);
+    return load16(place);
+}
+inline bool arrive_last(u32* arrivals, u32 blocks) {
+    const bool last = *arrivals == blocks - 1;
+    *arrivals = *arrivals >= blocks - 1 ? 0 : *arrivals + 1;
+    emulator::note_arrival(last);
+    return last;
+}
+#else
+__device__ __forceinline__ void publish16(void* place, Pack pack) { store16(place, pack); }
+// From the L2 cache: the L1 cache of a multiprocessor does not see what others write.
+__device__ __forceinline__ Pack published16(const void* place) {
+    Pack pack;
+    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(pack.words[0]), "=r"(pack.words[1]), "=r"(pack.words[2]), "=r"(pack.words[3])
+                 : "l"(place)
+                 : "memory");
+    return pack;
+}
+// Whether this block is the last of `blocks` to arrive. What was published before is visible to who finds itself the last;
+// `arrivals` is zero before the first and, by the instruction itself, behind the last.
+__device__ __forceinline__ bool arrive_last(u32* arrivals, u32 blocks) {
+    u32 before;
+    asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
+                 : "=r"(before)
+                 : "l"(arrivals), "r"(blocks - 1)
+                 : "memory");
+    return before == blocks - 1;
+}
+#endif

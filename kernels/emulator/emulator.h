@@ -8,8 +8,9 @@
 //   - races: two threads touch the same shared memory, one of them writing, with no barrier between (__syncthreads, or
 //     __syncwarp within a warp), whatever order the threads happen to run in;
 //   - barriers and warp operations that not all threads reach, or that they reach at different places;
+//   - parts of a result that blocks publish, read or arrived for out of turn (device.cuh, "blocks that share a result");
 //   - misaligned vector loads, and arguments whose sizes are not those of the kernel's parameters.
-// Not seen: races between blocks and in global memory, speed, and what is in the strings of inline PTX, for which the
+// Not seen: other races between blocks and in global memory, speed, and what is in the strings of inline PTX, for which the
 // emulator runs the twin beside each. Memory outside of a global buffer is AddressSanitizer's to see.
 #pragma once
 #include <cmath>
@@ -20,6 +21,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -108,6 +110,8 @@ struct Fiber {
     State state = State::Ready;
     int place = 0;            // the line of the barrier, or the kind of warp operation, that it waits at
     unsigned operations = 0;  // warp operations so far
+    bool published = false;   // whether it published anything, and the barriers that its block had passed when it last did
+    uint32_t published_at = 0;
 };
 
 struct Warp {
@@ -146,6 +150,10 @@ struct Block {
         std::vector<Trace> traces;
     };
     std::map<const void*, Array> arrays; // of a fixed size, by where they are declared
+    std::set<const void*> published;     // by the blocks of this launch
+    bool arrived_at_all = false, arrived_last = false; // of the blocks that share a result, and by whom and when
+    unsigned arrived_by = 0;
+    uint32_t arrived_at = 0;
 };
 
 inline Block& block() {
@@ -334,6 +342,36 @@ template <class T> Shared<T> dynamic(size_t offset, size_t count) {
     return {(T*)(aligned(b.dynamic) + offset), b.dynamic_traces.data() + offset / GRAIN, count};
 }
 
+// ---- blocks that share a result ----
+
+inline void note_published(const void* place) {
+    Block& b = block();
+    if (b.arrived_at_all) fail("something is published by a block that has arrived");
+    b.published.insert(place);
+    self().published = true;
+    self().published_at = b.synced;
+}
+
+inline void note_arrival(bool last) {
+    Block& b = block();
+    if (b.arrived_at_all) fail("a block arrives twice");
+    for (const Fiber& other : b.fibers)
+        if (other.published && other.number != self().number && other.published_at >= b.synced)
+            fail("a block arrives with no barrier since thread number %u published", other.number);
+    b.arrived_at_all = true;
+    b.arrived_last = last;
+    b.arrived_by = self().number;
+    b.arrived_at = b.synced;
+}
+
+inline void note_published_read(const void* place) {
+    Block& b = block();
+    if (!b.arrived_last) fail("what was published is read by a block that is not the last to arrive");
+    if (self().number != b.arrived_by && b.arrived_at >= b.synced)
+        fail("what was published is read with no barrier since the block's arrival");
+    if (!b.published.count(place)) fail("what nobody published is read");
+}
+
 // ---- launches ----
 
 struct Kernel {
@@ -391,6 +429,7 @@ inline bool run_block(Block& b, size_t dynamic_bytes, const std::vector<unsigned
     b.dynamic.assign(dynamic_bytes + ALIGNED, POISON);
     b.dynamic_traces.assign((dynamic_bytes + GRAIN - 1) / GRAIN, Trace());
     b.arrived = b.synced = 0;
+    b.arrived_at_all = b.arrived_last = false;
     for (Warp& warp : b.warps) warp.arrived = warp.synced = 0;
     for (unsigned i = 0; i < b.fibers.size(); i++) {
         Fiber& fiber = b.fibers[i];
@@ -399,6 +438,7 @@ inline bool run_block(Block& b, size_t dynamic_bytes, const std::vector<unsigned
         fiber.number = i;
         fiber.state = State::Ready;
         fiber.operations = 0;
+        fiber.published = false;
         fiber.context.prepare(fiber.stack.get(), enter);
     }
     for (;;) {
@@ -438,6 +478,7 @@ inline std::string launch(const char* name, dim3 grid, dim3 size, size_t dynamic
     }
     b.body = kernel->bind(arguments);
     b.failure.clear();
+    b.published.clear();
     std::vector<unsigned> threads_in_order = order_of(threads, order);
     for (unsigned i : order_of(grid.x * grid.y * grid.z, order)) {
         b.index = {i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y};

@@ -9,6 +9,8 @@
 //! `docs/kernels.md` tells how to add a room.
 
 pub mod accelerator;
+pub mod cross_attention;
+pub mod cross_cache;
 pub mod device;
 pub mod embed;
 #[cfg(any(test, feature = "emulator"))]

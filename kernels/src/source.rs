@@ -16,11 +16,18 @@ pub struct Unit {
 /// Every op.
 pub const UNITS: &[Unit] = &[
     Unit {
-        name: "embed",
-        text: include_str!("embed/kernel.cu"),
+        name: "cross_attention",
+        text: include_str!("cross_attention/kernel.cu"),
+        tensor_cores: true,
+        wide_loads: true,
+    },
+    Unit {
+        name: "cross_cache",
+        text: include_str!("cross_cache/kernel.cu"),
         tensor_cores: false,
         wide_loads: true,
     },
+    Unit { name: "embed", text: include_str!("embed/kernel.cu"), tensor_cores: false, wide_loads: true },
     Unit {
         name: "layer_norm",
         text: include_str!("layer_norm/kernel.cu"),

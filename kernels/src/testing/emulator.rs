@@ -1,6 +1,7 @@
 //! The emulator's own tests: what it must compute, and mistakes that it must find.
 
 use super::{Array, Emulator, ORDERS};
+use crate::cross_cache::reference::{e4m3_nearest, e4m3_value};
 use crate::device::{Arguments, Launch};
 
 /// Runs `kernel(float* out, const float* in)` of a text with blocks of 64 threads in each order; the results, which must be
@@ -144,6 +145,91 @@ fn numbers_of_two_bytes_are_rounded_to_the_nearest() {
             if i < 64 { half::f16::from_f32(*given).to_f32() } else { half::bf16::from_f32(*given).to_f32() };
         assert!(*got == expected || (got.is_nan() && expected.is_nan()), "{given}: {got}, not {expected}");
     }
+}
+
+/// Each code of e4m3 by the instruction's twin and by shifts, and numbers that become codes.
+#[test]
+fn numbers_of_one_byte_are_those_of_their_definition() {
+    // A thread takes two codes; both ways are compared there, and the sum of the two is told.
+    let widen = "const u32 codes = 2 * all | (2 * all + 1) << 8;
+        const u32 pair = widen_pair(codes), by_shifts = widen_pair_by_shifts(codes);
+        const float low = to_float(f16{(u16)pair}), high = to_float(f16{(u16)(pair >> 16)});
+        const u32 known = high == high ? ~0u : 0xffff;
+        out[all] = (pair & known) != (by_shifts & known) ? -1e9f : low + (known == ~0u ? high : 0);";
+    check(&format!("{THREAD} {widen}"), |i| {
+        let value = |code: usize| e4m3_value(code as u8) as f32;
+        value(2 * i) + if value(2 * i + 1).is_nan() { 0.0 } else { value(2 * i + 1) }
+    });
+    // All codes, and what lies in the middle of two, beside it, beyond the greatest and below the least.
+    let mut numbers: Vec<f32> = (0..0x7f).map(|code| e4m3_value(code) as f32).collect();
+    numbers.extend((0..0x7e).map(|code| ((e4m3_value(code) + e4m3_value(code + 1)) / 2.0) as f32));
+    numbers
+        .extend((0..0x7e).map(|code| ((e4m3_value(code) + e4m3_value(code + 1)) / 2.0) as f32 * 1.000_001));
+    numbers.extend([464.0, 1e9, f32::INFINITY, 1e-9, 1e-40, 0.000_976_562_6]);
+    numbers.extend(numbers.clone().iter().map(|number| -number));
+    for numbers in numbers.chunks(128) {
+        let mut given = [0.0; 128];
+        given[..numbers.len()].copy_from_slice(numbers);
+        if let Some(codes) = run(&format!("{THREAD} out[all] = to<e4m3>(in[all]).bits;"), &given) {
+            let expected =
+                given.map(|number| f32::from(e4m3_nearest(f64::from(number.clamp(-448.0, 448.0)))));
+            assert_eq!(codes, Ok(expected.to_vec()), "{given:?}");
+        }
+    }
+    check(&format!("{THREAD} out[all] = to<e4m3>(NAN).bits;"), |_| 127.0);
+}
+
+const ARRIVALS: &str = "u32* arrivals = (u32*)(out + 124);";
+
+#[test]
+fn blocks_share_a_result() {
+    check(
+        &format!(
+            "{THREAD} {ARRIVALS} SHARED(u32, last, 1);
+             const u32 mine = blockIdx.x * 16 + 4 * i;
+             if (i < 4) publish16(out + mine, load16(in + mine));
+             __syncthreads();
+             if (i == 9) last[0] = arrive_last(arrivals, 2);
+             __syncthreads();
+             if (last[0] && i < 8) store16(out + 32 + 4 * i, published16(out + 4 * i));"
+        ),
+        |i| if i < 64 { (i % 32) as f32 } else { 0.0 },
+    );
+}
+
+#[test]
+fn what_blocks_share_out_of_turn_is_found() {
+    let publish = "if (i < 16) publish16(out + 4 * i, Pack());\n";
+    // The thread that arrives may run before others publish, or behind.
+    for thread in [0, 15] {
+        check_fails(
+            &format!("{THREAD} {ARRIVALS} {publish} if (i == {thread}) arrive_last(arrivals, 2);"),
+            if thread == 0 { "by a block that has arrived" } else { "with no barrier since thread number 0" },
+        );
+    }
+    check_fails(
+        &format!("{THREAD} {publish} __syncthreads(); published16(out + 4 * (i % 16));"),
+        "not the last to arrive",
+    );
+    check_fails(
+        &format!(
+            "{THREAD} {ARRIVALS} {publish} __syncthreads();
+             if (i == 63) arrive_last(arrivals, 1);
+
+             published16(out + 4 * (i % 16));"
+        ),
+        "no barrier since the block's arrival",
+    );
+    check_fails(
+        &format!(
+            "{THREAD} {ARRIVALS} {publish} __syncthreads();
+             if (i == 0) arrive_last(arrivals, 1);
+             __syncthreads();
+             published16(out + 64);"
+        ),
+        "nobody published",
+    );
+    check_fails(&format!("{THREAD} {ARRIVALS} if (i < 2) arrive_last(arrivals, 4);"), "arrives twice");
 }
 
 #[test]

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use events::{
-    About, Audio, Cause, Envelope, Event, GenerationActivated, GenerationCancelled, Lane, RecordingFailed, RecordingId,
-    Settings, Shard, TranscriptionRequested, now,
+    About, Audio, Cause, Envelope, Event, GenerationActivated, GenerationCancelled, Lane, RecordingFailed,
+    RecordingId, Settings, Shard, TranscriptionRequested, now,
 };
 use jiff::{SignedDuration, Timestamp};
 use service::store::{AudioStore, Key, StoreError};

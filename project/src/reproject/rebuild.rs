@@ -272,7 +272,10 @@ impl Rebuild {
     async fn refold(&self, recordings: &Recordings) -> anyhow::Result<()> {
         for part in parts(recordings) {
             let folded = patiently!(self.building.refold(&part)).context("fold recordings anew")?;
-            tracing::info!(recordings = folded.len(), "folded anew: the log had told otherwise than the archive");
+            tracing::info!(
+                recordings = folded.len(),
+                "folded anew: the log had told otherwise than the archive"
+            );
             self.unsure.lock().await.extend(folded);
         }
         Ok(())
