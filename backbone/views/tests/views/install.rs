@@ -40,7 +40,7 @@ fn a_database_of_a_newer_release_is_refused() {
         for error in
             [db.views.check().await.unwrap_err(), db.views.migrate(&Policies::default()).await.unwrap_err()]
         {
-            assert!(matches!(error, Error::Newer { database: 99, program: 6 }), "{error}");
+            assert!(matches!(error, Error::Newer { database: 99, program: 7 }), "{error}");
             assert!(!error.is_transient());
         }
     });
