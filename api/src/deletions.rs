@@ -70,13 +70,14 @@ pub async fn delete(api: Api, id: String, call: Call) -> Result<Response, Error>
 }
 
 async fn find(api: &Api, caller: &Caller, id: &str) -> Result<Target, Error> {
-    let own = |row: RecordingRow| match row.tenant == caller.tenant {
+    // A row may have been told of later facts before the one that names its drop.
+    let own = |row: RecordingRow, drop: Option<String>| match row.tenant == caller.tenant {
         true if row.state.status == Status::Deleted => Ok(Target::Gone(Box::new(row))),
         true => Ok(Target::Recording(Deletion {
             recording: row.id,
             tenant: row.tenant,
             submitted_at: row.submitted_at,
-            drop_id: row.drop_id,
+            drop_id: row.drop_id.or(drop),
             by: "api".to_owned(),
         })),
         false => Err(drops::nothing(id)),
@@ -85,10 +86,10 @@ async fn find(api: &Api, caller: &Caller, id: &str) -> Result<Target, Error> {
     if let Some(recording) = named
         && let Some(row) = api.views.recording(recording).await?
     {
-        return own(row);
+        return own(row, None);
     }
     if let Some(row) = api.views.recording_by_drop(id).await? {
-        return own(row);
+        return own(row, None);
     }
     let outcome = api.ask(api.log.drop_outcome(id)).await?;
     // What a duplicate names came of another drop.
@@ -97,12 +98,13 @@ async fn find(api: &Api, caller: &Caller, id: &str) -> Result<Target, Error> {
     for (recording, drop) in named.map(|recording| (recording, None)).into_iter().chain(of_drop) {
         let unfolded = find_unfolded(api, caller, recording).await?;
         // Redis may have lost the fact that names the drop, while the read side has it or is about to.
-        let unfolded = unfolded.map(|found| Deletion { drop_id: found.drop_id.or(drop), ..found });
+        let unfolded =
+            unfolded.map(|found| Deletion { drop_id: found.drop_id.or_else(|| drop.clone()), ..found });
         // Folded while we looked into the log, or as far as the fact that tells of its drop.
         if unfolded.as_ref().is_none_or(|deletion| deletion.drop_id.is_none())
             && let Some(row) = api.views.recording(recording).await?
         {
-            return own(row);
+            return own(row, drop);
         }
         if let Some(deletion) = unfolded {
             return Ok(Target::Recording(deletion));
