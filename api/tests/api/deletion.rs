@@ -46,7 +46,8 @@ fn a_recording_is_deleted_by_any_of_its_ids_and_again() {
         let transcript = world.get(&format!("/v1/recordings/{id}/transcript")).await;
         assert!(transcript.status.is_client_error() && !transcript.text.contains("secret"));
         assert_eq!(delete(&world, &id).await.status, StatusCode::ACCEPTED, "it is not erased yet");
-        world.views.complete_erasure(admitted.recording, &Value::Null).await.unwrap();
+        let erasure = world.views.erasure(admitted.recording).await.unwrap().unwrap();
+        assert!(world.views.complete_erasure(&erasure, &Value::Null).await.unwrap());
         let done = delete(&world, &id).await;
         assert_eq!((done.status, done.text.as_str()), (StatusCode::NO_CONTENT, ""));
     });

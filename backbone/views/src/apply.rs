@@ -102,6 +102,7 @@ async fn apply(pool: &PgPool, batch: Vec<Entry>) -> Result<Applied, Error> {
     insert_archive(&mut transaction, &kept).await?;
     let conflicts = advance(&mut transaction, &batch, &fresh).await?;
     erasures::declare_erased(&mut transaction, &unwanted).await?;
+    erasures::reopen(&mut transaction, &late(&batch, &kept)).await?;
     note_erasures(&mut transaction, &envelopes).await?;
     let recordings: BTreeSet<RecordingId> = envelopes.iter().map(|envelope| envelope.recording).collect();
     if !recordings.is_empty() {
@@ -166,6 +167,16 @@ async fn note_erasures(connection: &mut PgConnection, envelopes: &[&Envelope]) -
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// The recordings of facts that are not archived now: they were, or their recording is deleted.
+fn late(batch: &[Entry], kept: &[&Entry]) -> Vec<Uuid> {
+    let kept: HashSet<EventId> = kept.iter().map(|entry| entry.head.event_id).collect();
+    let late = batch
+        .iter()
+        .filter(|entry| entry.head.kind != "RecordingDeleted" && !kept.contains(&entry.head.event_id))
+        .map(|entry| entry.head.recording);
+    late.collect::<BTreeSet<RecordingId>>().into_iter().map(|id| id.as_uuid()).collect()
 }
 
 /// Splits off the facts that are not to be archived, because their recording is deleted; returns their places.

@@ -25,8 +25,9 @@ pub struct Erasure {
     pub deletion: Deletion,
     /// When that was asked for.
     pub requested_at: Timestamp,
-    /// Whether the read side knows: only then what is erased stays erased.
-    pub is_folded: bool,
+    /// When the read side got to know; only then what is erased stays erased. Later, when a fact of the recording came behind
+    /// that: then what came with it is still to be erased.
+    pub folded_at: Option<Timestamp>,
     /// When everything was erased.
     pub completed_at: Option<Timestamp>,
 }
@@ -149,15 +150,21 @@ impl Views {
         task.await.map_err(|error| Error::Task(error.to_string()))?
     }
 
-    /// Notes that a recording is erased, and what went, for people to read.
+    /// Notes that a recording is erased, and what went, for people to read; `false` when facts of it came meanwhile, and what
+    /// came with them may still be there.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn complete_erasure(&self, recording: RecordingId, removed: &Value) -> Result<(), Error> {
-        let sql =
-            "UPDATE control.erasures SET completed_at = now(), removed = $2::jsonb WHERE recording = $1";
-        sqlx::query(sql).bind(recording.as_uuid()).bind(removed.to_string()).execute(&self.pool).await?;
-        Ok(())
+    pub async fn complete_erasure(&self, erasure: &Erasure, removed: &Value) -> Result<bool, Error> {
+        let sql = "UPDATE control.erasures SET completed_at = now(), removed = $2::jsonb \
+                   WHERE recording = $1 AND folded_at IS NOT DISTINCT FROM $3";
+        let done = sqlx::query(sql)
+            .bind(erasure.deletion.recording.as_uuid())
+            .bind(removed.to_string())
+            .bind(erasure.folded_at.map(At::new))
+            .execute(&self.pool)
+            .await?;
+        Ok(done.rows_affected() > 0)
     }
 
     /// Returns the time that is `age` ago if something was erased before it of which the file of Redis may still tell.
@@ -197,7 +204,7 @@ fn erasure(row: &PgRow) -> Result<Erasure, Error> {
             by: row.try_get("requested_by")?,
         },
         requested_at: row.try_get::<At, _>("requested_at")?.0,
-        is_folded: at("folded_at")?.is_some(),
+        folded_at: at("folded_at")?,
         completed_at: at("completed_at")?,
     })
 }
@@ -223,6 +230,21 @@ async fn erase_archive(
     let rows = select.fetch_all(&mut *connection).await?;
     delete.execute(connection).await?;
     rows.iter().map(|row| Ok((row.try_get("shard")?, row.try_get("seq")?))).collect()
+}
+
+/// Opens the erasures of recordings anew of which a fact came behind their deletion. A Redis that went back in time has forgotten
+/// the deletion's mark, so what it still has of a recording is done once more: audio, speech and text are there again.
+pub(crate) async fn reopen(connection: &mut PgConnection, recordings: &[Uuid]) -> Result<(), Error> {
+    if recordings.is_empty() {
+        return Ok(());
+    }
+    let sql = "UPDATE control.erasures SET folded_at = clock_timestamp(), completed_at = NULL, rewritten_at = NULL \
+               WHERE recording = ANY($1) AND folded_at IS NOT NULL";
+    let reopened = sqlx::query(sql).bind(recordings).execute(connection).await?.rows_affected();
+    if reopened > 0 {
+        tracing::warn!(recordings = reopened, "facts came of what is deleted: it is erased once more");
+    }
+    Ok(())
 }
 
 /// Declares places in logs as known gaps: their facts were erased.

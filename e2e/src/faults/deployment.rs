@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use cli::stack::{Program, Signal};
+use redis::InfoDict;
 use redis::aio::MultiplexedConnection;
 use servers::{Identity, Postgres, Redis, postgres, redis as redis_server};
 use tokio::sync::Mutex;
@@ -345,18 +346,18 @@ impl Pair {
         self.follow().await
     }
 
-    /// Waits until the replica has all that the primary has.
+    /// Waits until the replica has all that the primary had when this was asked. A link that is up does not tell: after a
+    /// whole copy the replica is up with what the primary had when the copy began, and the rest is still on its way.
     ///
     /// # Errors
     /// When it does not within 20 s.
     pub async fn in_step(&self) -> Result<()> {
+        let wanted = replication(&mut self.connect().await?).await?;
         for _ in 0..200 {
-            if let Ok(mut replica) = self.connect_replica().await {
-                let info: String =
-                    redis::cmd("INFO").arg("replication").query_async(&mut replica).await.unwrap_or_default();
-                if info.contains("master_link_status:up") && info.contains("master_sync_in_progress:0") {
-                    return Ok(());
-                }
+            if let Ok(mut replica) = self.connect_replica().await
+                && replication(&mut replica).await.is_ok_and(|found| has_all(&found, &wanted))
+            {
+                return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -462,6 +463,42 @@ pub async fn connect(url: &str) -> Result<MultiplexedConnection> {
     client.get_multiplexed_async_connection_with_config(&limits).await.context("connect to Redis")
 }
 
+async fn replication(connection: &mut MultiplexedConnection) -> Result<InfoDict> {
+    redis::cmd("INFO").arg("replication").query_async(connection).await.context("ask how replication stands")
+}
+
+/// Whether a replica has what its primary had, by what both say of their replication: a primary that came back with
+/// another history counts its bytes anew, under another id.
+fn has_all(replica: &InfoDict, primary: &InfoDict) -> bool {
+    let history = |of: &InfoDict| of.get::<String>("master_replid");
+    let is_up = replica.get("master_link_status").is_some_and(|status: String| status == "up");
+    let bytes: (Option<u64>, Option<u64>) =
+        (replica.get("slave_repl_offset"), primary.get("master_repl_offset"));
+    is_up && history(replica) == history(primary) && matches!(bytes, (Some(has), Some(had)) if has >= had)
+}
+
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.context("wait for a server")?
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::InfoDict;
+
+    use super::has_all;
+
+    #[test]
+    fn a_replica_is_in_step_only_with_all_bytes_of_the_same_history() {
+        let primary = InfoDict::new("role:master\r\nmaster_replid:5e8a\r\nmaster_repl_offset:2928\r\n");
+        let replica = |id: &str, link: &str, offset: u64| {
+            InfoDict::new(&format!(
+                "role:slave\r\nmaster_link_status:{link}\r\nslave_repl_offset:{offset}\r\nmaster_replid:{id}\r\n"
+            ))
+        };
+        assert!(has_all(&replica("5e8a", "up", 2928), &primary));
+        assert!(has_all(&replica("5e8a", "up", 3000), &primary));
+        assert!(!has_all(&replica("5e8a", "up", 2927), &primary), "the tail is on its way");
+        assert!(!has_all(&replica("5e8a", "down", 2928), &primary));
+        assert!(!has_all(&replica("5117", "up", 362_625), &primary), "another history's bytes");
+    }
 }

@@ -389,10 +389,11 @@ async fn harm_redis(fault: &Fault, deployment: &Deployment, recorder: &Recorder)
             cut_power(&mut pair, &mut connection, pause(lost_ms), recorder).await?
         }
         Fault::Failover { lost_ms } => {
+            let from_ms = recorder.now_ms();
             if let Err(error) = pair.in_step().await {
                 return Ok(Injected::Skipped(error.to_string()));
             }
-            fail_over(deployment, &mut pair, &mut connection, pause(lost_ms), recorder).await?;
+            fail_over(deployment, &mut pair, &mut connection, pause(lost_ms), from_ms, recorder).await?;
         }
         Fault::ReadOnly { ms } => {
             // A primary that nobody can reach: the data stays as it is.
@@ -453,8 +454,9 @@ async fn harm_redis(fault: &Fault, deployment: &Deployment, recorder: &Recorder)
     Ok(Injected::Done)
 }
 
-/// What was acknowledged a moment before a time may not have been written or sent on at that time.
-const MARGIN_MS: u64 = 500;
+/// What was acknowledged so long before the append-only file was copied may not be in the copy: while a sync of the file is
+/// under way, Redis puts off writing to it for up to two seconds (`flushAppendOnlyFile`), and a moment is for the clocks.
+const UNWRITTEN_MS: u64 = 2500;
 
 /// Takes the append-only file as it is, lets Redis go on for a while, and gives it that file back: what was written in
 /// between is gone, as when a machine loses power before it has synced.
@@ -473,7 +475,7 @@ async fn cut_power(
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let from_ms = recorder.now_ms().saturating_sub(MARGIN_MS);
+    let from_ms = recorder.now_ms().saturating_sub(UNWRITTEN_MS);
     copy(&pair.append_only(), &kept)?;
     tokio::time::sleep(lost).await;
     let before = facts(connection).await?;
@@ -484,15 +486,15 @@ async fn cut_power(
 }
 
 /// The recipe of a failover with a lost tail: the replica is cut off and misses the last writes, the primary dies, the
-/// replica becomes the primary.
+/// replica becomes the primary. What was acknowledged before `from_ms` it has.
 async fn fail_over(
     deployment: &Deployment,
     pair: &mut Pair,
     connection: &mut MultiplexedConnection,
     lost: Duration,
+    from_ms: u64,
     recorder: &Recorder,
 ) -> Result<()> {
-    let from_ms = recorder.now_ms().saturating_sub(MARGIN_MS);
     pair.signal_replica(Signal::SIGSTOP);
     redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("replica").exec_async(connection).await?;
     tokio::time::sleep(lost).await;

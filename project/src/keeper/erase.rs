@@ -85,8 +85,8 @@ impl Eraser {
 
     async fn carry_out(&self, erasure: &Erasure) -> anyhow::Result<()> {
         self.mark(&erasure.deletion).await?;
-        if erasure.is_folded {
-            self.erase_one(&erasure.deletion).await?;
+        if erasure.folded_at.is_some() {
+            self.erase_one(erasure).await?;
         }
         Ok(())
     }
@@ -102,7 +102,8 @@ impl Eraser {
         Ok(())
     }
 
-    async fn erase_one(&self, deletion: &Deletion) -> anyhow::Result<()> {
+    async fn erase_one(&self, erasure: &Erasure) -> anyhow::Result<()> {
+        let deletion = &erasure.deletion;
         let recording = deletion.recording;
         let shard = recording.shard(self.log.shards());
         let erased = self.log.erase(shard, recording).await.context("erase it from the streams")?;
@@ -128,7 +129,10 @@ impl Eraser {
             "work": erased.work,
             "dead_letters": dead,
         });
-        self.views.complete_erasure(recording, &removed).await.context("note that it is erased")?;
+        if !self.views.complete_erasure(erasure, &removed).await.context("note that it is erased")? {
+            tracing::info!(%recording, "facts of it came meanwhile: it is erased once more");
+            return Ok(());
+        }
         metrics::erased();
         tracing::info!(%recording, by = deletion.by, %removed, "erased");
         Ok(())

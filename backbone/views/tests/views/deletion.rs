@@ -60,11 +60,12 @@ fn what_is_erased_is_nowhere_and_its_places_are_known_gaps() {
         db.apply(&entries).await;
         assert!(db.views.request_erasure(&deletion(1)).await.unwrap());
         assert!(!db.views.request_erasure(&deletion(1)).await.unwrap(), "once is enough");
-        assert!(!db.views.open_erasures(9).await.unwrap()[0].is_folded);
+        assert_eq!(db.views.open_erasures(9).await.unwrap()[0].folded_at, None);
 
         db.apply(&[deleted(&mut log, 1)]).await;
         let [open] = db.views.open_erasures(9).await.unwrap().try_into().unwrap();
-        assert!(open.is_folded && open.completed_at.is_none() && open.deletion == deletion(1), "{open:?}");
+        assert!(open.folded_at.is_some() && open.completed_at.is_none(), "{open:?}");
+        assert_eq!(open.deletion, deletion(1));
         // A fact that was on its way, and one of a type of a later release.
         let late = log.entry(1, said(0, 7, "A late secret."));
         let envelope = log.envelope(1, 0, 0, RecordingDeleted { by: "secret".into(), drop_id: None });
@@ -78,7 +79,9 @@ fn what_is_erased_is_nowhere_and_its_places_are_known_gaps() {
             let removed = db.views.erase_rows(&deletion(1), Shard(0), &[log.seq]).await.unwrap();
             assert!(removed == 3 || removed == 0, "{removed}");
         }
-        db.views.complete_erasure(recording(1), &json!({ "facts": 3 })).await.unwrap();
+        assert!(!db.views.complete_erasure(&open, &json!({})).await.unwrap(), "facts came meanwhile");
+        let [open] = db.views.open_erasures(9).await.unwrap().try_into().unwrap();
+        assert!(db.views.complete_erasure(&open, &json!({ "facts": 3 })).await.unwrap());
         assert_eq!(kinds(&db, 1).await, ["RecordingDeleted"]);
         assert!(db.views.open_erasures(9).await.unwrap().is_empty());
         assert!(db.views.erasure(recording(1)).await.unwrap().unwrap().completed_at.is_some());
@@ -86,6 +89,36 @@ fn what_is_erased_is_nowhere_and_its_places_are_known_gaps() {
         let all = everything(&db).await;
         assert!(!all.contains("secret") && !all.contains("Talk 1"), "{all}");
         assert!(all.contains("Kept.") && all.contains("Talk 2"), "others stay");
+    });
+}
+
+/// A Redis that went back in time has forgotten the mark, and does a deleted recording once more.
+#[test]
+fn a_fact_behind_an_erasure_opens_it_again() {
+    with_database(|db| async move {
+        let mut log = Log::new(0);
+        let facts = log.whole(1, &["A secret."]);
+        db.apply(&facts).await;
+        db.apply(&[deleted(&mut log, 1)]).await;
+        let erase = || async {
+            let [open] = db.views.open_erasures(9).await.unwrap().try_into().unwrap();
+            db.views.erase_rows(&open.deletion, Shard(0), &[]).await.unwrap();
+            assert!(db.views.complete_erasure(&open, &json!({})).await.unwrap());
+            assert!(db.views.open_erasures(9).await.unwrap().is_empty());
+        };
+        erase().await;
+        // The deletion's own fact comes again whenever Redis is told again.
+        db.apply(&[deleted(&mut log, 1)]).await;
+        assert!(db.views.open_erasures(9).await.unwrap().is_empty());
+        // A fact that is new, and the very ones that were folded and erased.
+        db.apply(&[log.entry(1, said(0, 7, "A late secret."))]).await;
+        erase().await;
+        db.apply(&facts).await;
+        erase().await;
+        // Others' facts are nothing to it.
+        db.apply(&log.whole(2, &["Kept."])).await;
+        assert!(db.views.open_erasures(9).await.unwrap().is_empty());
+        assert!(!everything(&db).await.contains("secret"));
     });
 }
 
