@@ -208,6 +208,34 @@ template <class T> __device__ __forceinline__ void store8(T* place, const float 
     store8(place, pair_of<T>(values[0], values[1]), pair_of<T>(values[2], values[3]));
 }
 
+// ---- copies into shared memory that go on behind ----
+//
+// A thread begins copies, commits those begun since it last did as a group, and waits until all but its latest groups have
+// landed. Then it may read what it copied; others may behind a barrier. Until then what was there is gone and nothing is there yet.
+
+#ifdef KERNELS_EMULATED
+template <class T> void copy16_later(Shared<T> to, u32 i, const void* from) {
+    if (from) check_vector(from, 16);
+    emulator::begin_copy(to.vector(i, 16), to.traces + i * sizeof(T) / emulator::GRAIN, from, 16);
+}
+inline void commit_copies() { emulator::self().copy_groups++; }
+template <u32 LEFT> void wait_for_copies() { emulator::land_copies(LEFT); }
+#else
+// Sixteen bytes to element i on, or zeros where `from` is null. They pass the L1 cache by; the line that they are in is brought to
+// the L2 cache whole, since what stands behind them is wanted next.
+template <class T> __device__ __forceinline__ void copy16_later(T* to, u32 i, const void* from) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
+                 :
+                 : "r"((u32)__cvta_generic_to_shared(to + i)), "l"(from), "r"(from ? 16 : 0)
+                 : "memory");
+}
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" : : : "memory"); }
+// All but the latest LEFT groups.
+template <u32 LEFT> __device__ __forceinline__ void wait_for_copies() {
+    asm volatile("cp.async.wait_group %0;" : : "n"(LEFT) : "memory");
+}
+#endif
+
 // ---- numbers of one byte ----
 
 // A sign, four bits of exponent and three of fraction, for caches: up to 448, no infinities, 0x7f is no number.

@@ -7,6 +7,7 @@
 //   - shared memory that is read before anybody wrote it, or touched outside of its bounds;
 //   - races: two threads touch the same shared memory, one of them writing, with no barrier between (__syncthreads, or
 //     __syncwarp within a warp), whatever order the threads happen to run in;
+//   - copies into shared memory whose place is read or written before they were waited for, or that nobody waits for;
 //   - barriers and warp operations that not all threads reach, or that they reach at different places;
 //   - parts of a result that blocks publish, read or arrived for out of turn (device.cuh, "blocks that share a result");
 //   - misaligned vector loads, and arguments whose sizes are not those of the kernel's parameters.
@@ -102,6 +103,15 @@ struct Context {
 
 enum class State { Ready, AtBarrier, AtWarp, Ended };
 
+// A copy into shared memory that has begun and not landed.
+struct Copy {
+    unsigned char* to;
+    struct Trace* traces;
+    const void* from; // null for zeros
+    size_t bytes;
+    unsigned group;
+};
+
 struct Fiber {
     Context context;
     std::unique_ptr<char[]> stack;
@@ -112,6 +122,8 @@ struct Fiber {
     unsigned operations = 0;  // warp operations so far
     bool published = false;   // whether it published anything, and the barriers that its block had passed when it last did
     uint32_t published_at = 0;
+    std::vector<Copy> copies; // under way, in the order in which they began
+    unsigned copy_groups = 0; // committed
 };
 
 struct Warp {
@@ -124,6 +136,7 @@ struct Warp {
 // Who touched two bytes of shared memory last.
 struct Trace {
     bool written = false;
+    bool awaited = false; // a copy is under way to it
     uint16_t writer = 0;
     uint16_t reader = 0; // a thread, or one of the two below
     uint32_t write_block = 0, write_warp = 0; // barriers that block and warp had passed
@@ -220,6 +233,7 @@ enum Kind { SYNC, SHUFFLE, VOTE, MMA };
 inline void enter() {
     block().body();
     Fiber& me = self();
+    if (!me.copies.empty()) fail("a thread ends while a copy of its own is under way");
     me.state = State::Ended;
     pause();
     __builtin_unreachable();
@@ -245,6 +259,7 @@ inline void note_read(Trace* traces, size_t offset, size_t bytes) {
     uint16_t me = self().number, warp = me / WARP;
     for (size_t i = offset / GRAIN; i < (offset + bytes + GRAIN - 1) / GRAIN; i++) {
         Trace& trace = traces[i];
+        if (trace.awaited) fail("shared memory is read that a copy under way has yet to fill (byte %zu)", i * GRAIN);
         if (!trace.written) fail("shared memory is read that nobody wrote (byte %zu)", i * GRAIN);
         after_write(trace);
         if (trace.read_block != b.synced) {
@@ -264,6 +279,7 @@ inline void note_write(Trace* traces, size_t offset, size_t bytes) {
     uint16_t me = self().number;
     for (size_t i = offset / GRAIN; i < (offset + bytes + GRAIN - 1) / GRAIN; i++) {
         Trace& trace = traces[i];
+        if (trace.awaited) fail("shared memory is written that a copy is under way to (byte %zu)", i * GRAIN);
         after_write(trace);
         if (trace.read_block == b.synced && trace.reader != me) {
             unsigned warp = trace.reader & LANES_OF_WARP ? trace.reader & 0xfff : trace.reader / WARP;
@@ -340,6 +356,36 @@ template <class T> Shared<T> dynamic(size_t offset, size_t count) {
         fail("%zu bytes of dynamic shared memory are used, the launch gives %zu", offset + count * sizeof(T),
              b.dynamic_traces.size() * GRAIN);
     return {(T*)(aligned(b.dynamic) + offset), b.dynamic_traces.data() + offset / GRAIN, count};
+}
+
+// ---- copies into shared memory that go on behind ----
+
+// A copy that begins is a write in what it may race with, and leaves nothing to read until it lands.
+inline void begin_copy(void* to, Trace* traces, const void* from, size_t bytes) {
+    note_write(traces, 0, bytes);
+    for (size_t i = 0; i < bytes / GRAIN; i++) {
+        traces[i].written = false;
+        traces[i].awaited = true;
+    }
+    memset(to, POISON, bytes);
+    Fiber& me = self();
+    me.copies.push_back({(unsigned char*)to, traces, from, bytes, me.copy_groups});
+}
+
+// Lands the copies of all groups that the thread has committed but the latest `left`.
+inline void land_copies(unsigned left) {
+    Fiber& me = self();
+    size_t landed = 0;
+    while (landed < me.copies.size() && me.copies[landed].group + left < me.copy_groups) {
+        const Copy& copy = me.copies[landed++];
+        for (size_t i = 0; i < copy.bytes / GRAIN; i++) copy.traces[i].awaited = false;
+        note_write(copy.traces, 0, copy.bytes);
+        if (copy.from)
+            memcpy(copy.to, copy.from, copy.bytes);
+        else
+            memset(copy.to, 0, copy.bytes);
+    }
+    me.copies.erase(me.copies.begin(), me.copies.begin() + landed);
 }
 
 // ---- blocks that share a result ----
@@ -439,6 +485,8 @@ inline bool run_block(Block& b, size_t dynamic_bytes, const std::vector<unsigned
         fiber.state = State::Ready;
         fiber.operations = 0;
         fiber.published = false;
+        fiber.copies.clear();
+        fiber.copy_groups = 0;
         fiber.context.prepare(fiber.stack.get(), enter);
     }
     for (;;) {

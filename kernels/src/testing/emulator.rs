@@ -232,6 +232,87 @@ fn what_blocks_share_out_of_turn_is_found() {
     check_fails(&format!("{THREAD} {ARRIVALS} if (i < 2) arrive_last(arrivals, 4);"), "arrives twice");
 }
 
+/// Two groups of copies, of which the second goes on while the first is read; the last quarter is zeros.
+#[test]
+fn copies_land_when_they_are_waited_for() {
+    check(
+        &format!(
+            "{THREAD} DYNAMIC_SHARED(float, s, 0, 64);
+             if (i < 8) copy16_later<float>(s, 4 * i, in + blockIdx.x * 64 + 4 * i);
+             commit_copies();
+             if (i < 8) copy16_later<float>(s, 32 + 4 * i, i < 4 ? in + blockIdx.x * 64 + 32 + 4 * i : nullptr);
+             commit_copies();
+             wait_for_copies<1>(); __syncthreads();
+             out[blockIdx.x * 64 + i % 32] = s[i % 32];
+             wait_for_copies<0>(); __syncthreads();
+             out[blockIdx.x * 64 + 32 + i % 32] = s[32 + i % 32];"
+        ),
+        |i| if i % 64 < 48 { i as f32 } else { 0.0 },
+    );
+    // A stage filled anew behind what others read of it, with a barrier between.
+    check(
+        &format!(
+            "{THREAD} DYNAMIC_SHARED(float, s, 0, 64);
+             float sum = 0;
+             for (u32 turn = 0; turn < 4; turn++) {{
+                 if (i < 16) copy16_later<float>(s, 4 * i, in + blockIdx.x * 64 + 4 * ((i + turn) % 16));
+                 commit_copies(); wait_for_copies<0>(); __syncthreads();
+                 sum += s[i]; __syncthreads();
+             }}
+             out[all] = sum;"
+        ),
+        |i| (0..4).map(|turn| (i / 64 * 64 + (i + 4 * turn) % 64) as f32).sum(),
+    );
+}
+
+#[test]
+fn copies_that_are_not_waited_for_are_found() {
+    let begin = "DYNAMIC_SHARED(float, s, 0, 64); if (i < 16) copy16_later<float>(s, 4 * i, in + 4 * i);\n";
+    let fails = |then: &str, said: &str| check_fails(&format!("{THREAD} {begin} {then}"), said);
+    fails("commit_copies(); __syncthreads(); out[all] = s[i];", "a copy under way has yet to fill");
+    // Not committed; the group before it; not by those that copied.
+    fails("wait_for_copies<0>(); __syncthreads(); out[all] = s[i];", "has yet to fill");
+    fails("commit_copies(); wait_for_copies<1>(); __syncthreads(); out[all] = s[i];", "has yet to fill");
+    fails(
+        "commit_copies(); if (i >= 16) wait_for_copies<0>(); __syncthreads(); out[all] = s[i];",
+        "has yet to fill",
+    );
+    fails("commit_copies(); wait_for_copies<0>(); out[all] = s[i ^ 63];", "");
+    fails("commit_copies(); __syncthreads(); s[i] = 1;", "written that a copy is under way to");
+    fails("__syncthreads(); if (i < 4) copy16_later<float>(s, 4 * i, nullptr);", "is under way to");
+    fails("commit_copies();", "ends while a copy of its own is under way");
+}
+
+#[test]
+fn copies_race_with_what_others_read_and_wrote() {
+    let then = "\ncommit_copies(); wait_for_copies<0>();";
+    check_fails(
+        &format!(
+            "{THREAD} DYNAMIC_SHARED(float, s, 0, 64); s[i] = 1; __syncthreads(); out[all] = s[i];
+             if (i < 16) copy16_later<float>(s, (4 * i + 32) % 64, in); {then}"
+        ),
+        "",
+    );
+    check_fails(
+        &format!(
+            "{THREAD} DYNAMIC_SHARED(float, s, 0, 64); s[i ^ 32] = 1; if (i < 16) copy16_later<float>(s, 4 * i, in); {then}"
+        ),
+        "",
+    );
+    check_fails(
+        &format!("{THREAD} DYNAMIC_SHARED(float, s, 0, 64); copy16_later<float>(s, 2, in); {then}"),
+        "misaligned",
+    );
+    check_fails(
+        &format!("{THREAD} DYNAMIC_SHARED(float, s, 0, 64); copy16_later<float>(s, 0, in + 1); {then}"),
+        "misaligned",
+    );
+    check_fails(
+        &format!("{THREAD} DYNAMIC_SHARED(float, s, 0, 64); copy16_later<float>(s, 64, in); {then}"),
+        "outside of its bounds",
+    );
+}
+
 #[test]
 fn a_missing_barrier_is_found() {
     check_fails(&format!("{THREAD} SHARED(float, s, 64); s[i] = 1; out[all] = s[i ^ 1];"), "");
