@@ -339,6 +339,35 @@ template <> __device__ __forceinline__ void mma<bf16>(float (&sums)[4], const u3
 }
 #endif
 
+// Four matrices of 8 by 8 numbers of two bytes from shared memory, by all lanes of a warp: lane 8 m + r says where row r of matrix
+// m stands, 16 bytes from element i on, and gets in word m the numbers 2c, 2c+1 of row g of matrix m: a fragment of mma() where
+// the matrices are its quarters. (PTX ISA, "ldmatrix".)
+#ifdef KERNELS_EMULATED
+template <class T> Pack load_matrices(Shared<T> from, u32 i) {
+    from.vector(i, 16);
+    auto* lanes = emulator::meet(emulator::MATRICES, &i, sizeof i);
+    const u32 lane = emulator::self().number % LANES;
+    Pack pack;
+    for (u32 m = 0; m < 4; m++) {
+        memcpy(&i, lanes[8 * m + lane / 4], sizeof i);
+        i += lane % 4 * 2;
+        emulator::note_read(from.traces, i * sizeof(T), 4);
+        memcpy(&pack.words[m], from.values + i, 4);
+    }
+    return pack;
+}
+#else
+template <class T> __device__ __forceinline__ Pack load_matrices(T* from, u32 i) {
+    Pack pack;
+    // Volatile, as what stands there is another thing behind each barrier.
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(pack.words[0]), "=r"(pack.words[1]), "=r"(pack.words[2]), "=r"(pack.words[3])
+                 : "r"((u32)__cvta_generic_to_shared(from + i))
+                 : "memory");
+    return pack;
+}
+#endif
+
 // ---- sums over a warp: every lane gets the result ----
 
 template <class T> __device__ __forceinline__ T warp_sum(T x) {

@@ -9,6 +9,8 @@
 //! `docs/kernels.md` tells how to add a room.
 
 pub mod accelerator;
+pub mod conv;
+pub mod copy_rows;
 pub mod cross_attention;
 pub mod cross_cache;
 pub mod device;
@@ -18,9 +20,11 @@ pub mod emulator;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod layer_norm;
+pub mod matmul;
 pub mod memory;
 pub mod nvrtc;
 pub mod probabilities;
+pub mod product;
 pub mod sample;
 pub mod self_attention;
 pub mod skinny;

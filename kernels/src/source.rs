@@ -9,12 +9,19 @@ pub struct Unit {
     pub text: &'static str,
     /// Whether its products are for tensor cores.
     pub tensor_cores: bool,
-    /// Whether it reads 16 bytes a load: all but rows of logits, which begin anywhere.
+    /// Whether it reads 16 bytes a load: all but rows of logits, which begin anywhere, and states of rows, which are small.
     pub wide_loads: bool,
 }
 
 /// Every op.
 pub const UNITS: &[Unit] = &[
+    Unit { name: "conv", text: include_str!("conv/kernel.cu"), tensor_cores: true, wide_loads: true },
+    Unit {
+        name: "copy_rows",
+        text: include_str!("copy_rows/kernel.cu"),
+        tensor_cores: false,
+        wide_loads: false,
+    },
     Unit {
         name: "cross_attention",
         text: include_str!("cross_attention/kernel.cu"),
@@ -34,6 +41,7 @@ pub const UNITS: &[Unit] = &[
         tensor_cores: false,
         wide_loads: true,
     },
+    Unit { name: "matmul", text: include_str!("matmul/kernel.cu"), tensor_cores: true, wide_loads: true },
     Unit {
         name: "probabilities",
         text: include_str!("probabilities/kernel.cu"),
@@ -54,6 +62,8 @@ pub const UNITS: &[Unit] = &[
 pub const HEADERS: &[(&str, &str)] = &[
     ("device.cuh", include_str!("../cuda/device.cuh")),
     ("normalise.cuh", include_str!("../cuda/normalise.cuh")),
+    ("output.cuh", include_str!("../cuda/output.cuh")),
+    ("product.cuh", include_str!("../cuda/product.cuh")),
 ];
 
 /// Options of the compiler, beside the architecture. Products and sums are fused where they stand, nothing else is

@@ -1,5 +1,6 @@
 // See mod.rs for the contract.
 #include "normalise.cuh"
+#include "output.cuh"
 
 // A block makes 16 columns of the product for all rows; its 8 warps share out the depth, 32 of it at a time.
 //
@@ -13,9 +14,6 @@ constexpr u32 THREADS = WARPS * LANES;
 constexpr u32 COLUMNS = 16;
 constexpr u32 DEPTH = 32;
 constexpr u32 AHEAD = 4;
-
-// What becomes of a sum, as Output in mod.rs.
-constexpr u32 STORE = 0, GELU = 1, ADD = 2, STORE_FLOAT = 3;
 
 // Where the pack of a row's values [8 i, 8 i + 8) stands in shared memory. Rows are multiples of 128 bytes, so all would begin
 // in one bank; every other row has the halves of each 128 bytes swapped, and the eight lanes that are served at once (two rows,
@@ -100,7 +98,7 @@ __device__ __forceinline__ void skinny(const void* x, const float* gamma, const 
 #pragma unroll
             for (u32 i = 0; i < WARPS; i++) sum += sums[i * ROWS * COLUMNS + threadIdx.x];
             const u64 place = (u64)row * width + column;
-            if (output == GELU) sum *= 0.5f * (1.0f + erff(sum * 0.70710678f));
+            if (output == GELU) sum = gelu(sum);
             if (output == ADD)
                 ((float*)y)[place] += sum;
             else if (output == STORE_FLOAT)

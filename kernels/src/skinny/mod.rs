@@ -11,7 +11,8 @@
 
 use crate::device::{Arguments, Device, Error, Launch, SHARED_BYTES_MAX, check, check_array};
 use crate::layer_norm::Norm;
-use crate::view::{Half, View, ViewMut};
+use crate::product::{Output, Shape};
+use crate::view::{Half, View};
 
 const OP: &str = "skinny product";
 
@@ -34,30 +35,6 @@ pub enum Input<'a, T> {
     Plain(View<'a, T>),
     /// The residual stream behind a normalisation.
     Normed(View<'a, f32>, Norm<'a>),
-}
-
-/// Where the product goes, (rows, width).
-#[derive(Debug)]
-pub enum Output<'a, T> {
-    /// Stored.
-    Store(ViewMut<'a, T>),
-    /// Stored behind the activation.
-    Gelu(ViewMut<'a, T>),
-    /// Added to the residual stream.
-    Add(ViewMut<'a, f32>),
-    /// Stored in f32: logits.
-    StoreFloat(ViewMut<'a, f32>),
-}
-
-/// Sizes of a product.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shape {
-    /// Rows of input and output: 1 to 16.
-    pub rows: usize,
-    /// Values of a row of the input.
-    pub depth: usize,
-    /// Values of a row of the output.
-    pub width: usize,
 }
 
 /// Multiplies.
@@ -97,12 +74,7 @@ pub fn skinny<T: Half>(
         (true, 1) => T::pick("skinny_normed_8_f16", "skinny_normed_8_bf16"),
         (true, _) => T::pick("skinny_normed_16_f16", "skinny_normed_16_bf16"),
     };
-    let (y, how) = match &output {
-        Output::Store(y) => ((y.address(), y.len()), 0),
-        Output::Gelu(y) => ((y.address(), y.len()), 1),
-        Output::Add(y) => ((y.address(), y.len()), 2),
-        Output::StoreFloat(y) => ((y.address(), y.len()), 3),
-    };
+    let (y, how) = output.parts();
     check_array(OP, "the output", y, rows * width)?;
     let launch = Launch {
         kernel,
@@ -125,7 +97,5 @@ pub fn skinny<T: Half>(
     unsafe { device.launch(&launch, &arguments) }
 }
 
-#[cfg(test)]
-mod reference;
 #[cfg(test)]
 mod tests;

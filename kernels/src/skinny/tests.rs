@@ -1,8 +1,9 @@
 use half::{bf16, f16};
 
-use super::reference::{gelu, multiply};
-use super::{Input, Output, Shape, skinny};
+use super::{Input, skinny};
 use crate::layer_norm::{Norm, reference::normalise};
+use crate::product::reference::{gelu, multiply};
+use crate::product::{Output, Shape};
 use crate::testing::{Array, Number, Random, close, each_order};
 use crate::view::Half;
 

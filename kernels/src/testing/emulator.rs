@@ -126,6 +126,41 @@ fn a_tensor_core_product_is_the_product() {
     }
 }
 
+/// Rows of matrices stand in shared memory in an order of their own; each lane gets the words that the manual names.
+#[test]
+fn matrices_are_loaded_as_fragments() {
+    let fill = "SHARED(f16, s, 512); [[maybe_unused]] const unsigned warp = i / 32, lane = i % 32;
+        for (unsigned k = 0; k < 8; k++) s[i * 8 + k] = to<f16>(i * 8 + k);\n";
+    check(
+        &format!(
+            "{THREAD} {fill} __syncthreads();
+             const Pack pack = load_matrices<f16>(s, (warp * 32 + (lane * 5 + 3) % 32) * 8);
+             float wrong = 0;
+             for (unsigned m = 0; m < 4; m++)
+                 for (unsigned half = 0; half < 2; half++) {{
+                     const unsigned row = warp * 32 + ((8 * m + lane / 4) * 5 + 3) % 32;
+                     const float expected = row * 8 + lane % 4 * 2 + half;
+                     wrong += fabsf(to_float(f16{{(u16)(pack.words[m] >> 16 * half)}}) - expected);
+                 }}
+             out[all] = wrong;"
+        ),
+        |_| 0.0,
+    );
+    check_fails(&format!("{THREAD} {fill} load_matrices<f16>(s, (lane ^ 1) * 8);"), "");
+    check_fails(
+        &format!("{THREAD} {fill} __syncthreads(); load_matrices<f16>(s, lane * 8 + warp);"),
+        "misaligned",
+    );
+    check_fails(
+        &format!("{THREAD} {fill} __syncthreads(); load_matrices<f16>(s, i * 8 + 8);"),
+        "outside of its bounds",
+    );
+    check_fails(
+        &format!("{THREAD} {fill} __syncthreads();\nif (i != 7) load_matrices<f16>(s, i * 8);"),
+        "31 at an operation of their warp",
+    );
+}
+
 #[test]
 fn numbers_of_two_bytes_are_rounded_to_the_nearest() {
     let given =

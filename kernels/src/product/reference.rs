@@ -1,4 +1,4 @@
-//! The op in plain Rust, in f64.
+//! Products and the activation in plain Rust, in f64.
 
 /// A row of x (depth) times w (width, depth) transposed, and a bias.
 pub fn multiply(x: &[f64], w: &[f64], bias: Option<&[f32]>) -> Vec<f64> {
