@@ -96,6 +96,17 @@ template <class T> __device__ __forceinline__ T to(float x) {
     return value;
 }
 
+// 2^x within two of the last place, and 0 for what is below the normal numbers.
+#ifdef KERNELS_EMULATED
+inline float fast_exp2(float x) { return x < -126 ? 0.0f : exp2f(x); }
+#else
+__device__ __forceinline__ float fast_exp2(float x) {
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+    return power;
+}
+#endif
+
 // ---- sixteen bytes ----
 
 // What one load instruction brings: four floats or eight numbers of two bytes.
@@ -221,12 +232,13 @@ template <class T> void copy16_later(Shared<T> to, u32 i, const void* from) {
 inline void commit_copies() { emulator::self().copy_groups++; }
 template <u32 LEFT> void wait_for_copies() { emulator::land_copies(LEFT); }
 #else
+__device__ __forceinline__ u32 shared_address(const void* place) { return (u32)__cvta_generic_to_shared(place); }
 // Sixteen bytes to element i on, or zeros where `from` is null. They pass the L1 cache by; the line that they are in is brought to
 // the L2 cache whole, since what stands behind them is wanted next.
 template <class T> __device__ __forceinline__ void copy16_later(T* to, u32 i, const void* from) {
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
                  :
-                 : "r"((u32)__cvta_generic_to_shared(to + i)), "l"(from), "r"(from ? 16 : 0)
+                 : "r"(shared_address(to + i)), "l"(from), "r"(from ? 16 : 0)
                  : "memory");
 }
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" : : : "memory"); }
@@ -339,30 +351,54 @@ template <> __device__ __forceinline__ void mma<bf16>(float (&sums)[4], const u3
 }
 #endif
 
-// Four matrices of 8 by 8 numbers of two bytes from shared memory, by all lanes of a warp: lane 8 m + r says where row r of matrix
-// m stands, 16 bytes from element i on, and gets in word m the numbers 2c, 2c+1 of row g of matrix m: a fragment of mma() where
-// the matrices are its quarters. (PTX ISA, "ldmatrix".)
+// Four matrices of 8 rows of 8 numbers of two bytes, taken from shared memory as tensor cores want them, by all lanes of a warp: lane
+// i names where row i % 8 of matrix i / 8 begins. Word m of a lane becomes of matrix m the numbers 2 (lane % 4) and the one
+// behind in row lane / 4; transposed, of those two rows the number lane / 4. (PTX ISA, "ldmatrix".) Taken so from rows of b's
+// columns, or transposed from rows of b, two words are an mma's b.
 #ifdef KERNELS_EMULATED
-template <class T> Pack load_matrices(Shared<T> from, u32 i) {
-    from.vector(i, 16);
-    auto* lanes = emulator::meet(emulator::MATRICES, &i, sizeof i);
-    const u32 lane = emulator::self().number % LANES;
-    Pack pack;
-    for (u32 m = 0; m < 4; m++) {
-        memcpy(&i, lanes[8 * m + lane / 4], sizeof i);
-        i += lane % 4 * 2;
-        emulator::note_read(from.traces, i * sizeof(T), 4);
-        memcpy(&pack.words[m], from.values + i, 4);
+// What lanes name, and who reads what: the lane that a number comes to.
+struct MatrixRow {
+    const void* numbers;
+    emulator::Trace* traces;
+
+    u32 read(u32 column) const {
+        emulator::note_read(traces, 2 * column, 2);
+        u16 number;
+        memcpy(&number, (const u16*)numbers + column, 2);
+        return number;
     }
+};
+template <class T> Pack take_matrices(Shared<T> from, u32 i, bool transposed) {
+    static_assert(sizeof(T) == 2);
+    const MatrixRow named = {from.vector(i, 16), from.traces + i};
+    auto* lanes = emulator::meet(emulator::MATRICES, &named, sizeof named);
+    const u32 lane = lane_of_self(), across = lane % 4 * 2, down = lane / 4;
+    Pack pack = Pack();
+    for (u32 m = 0; m < 4; m++)
+        for (u32 half = 0; half < 2; half++) {
+            MatrixRow row;
+            memcpy(&row, lanes[8 * m + (transposed ? across + half : down)], sizeof row);
+            pack.words[m] |= row.read(transposed ? down : across + half) << (16 * half);
+        }
     return pack;
 }
+template <class T> Pack load_matrices(Shared<T> from, u32 i) { return take_matrices<T>(from, i, false); }
+template <class T> Pack load_matrices_transposed(Shared<T> from, u32 i) { return take_matrices<T>(from, i, true); }
 #else
-template <class T> __device__ __forceinline__ Pack load_matrices(T* from, u32 i) {
+// Volatile, as what stands there is another thing behind each barrier.
+template <class T> __device__ __forceinline__ Pack load_matrices(const T* from, u32 i) {
     Pack pack;
-    // Volatile, as what stands there is another thing behind each barrier.
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(pack.words[0]), "=r"(pack.words[1]), "=r"(pack.words[2]), "=r"(pack.words[3])
-                 : "r"((u32)__cvta_generic_to_shared(from + i))
+                 : "r"(shared_address(from + i))
+                 : "memory");
+    return pack;
+}
+template <class T> __device__ __forceinline__ Pack load_matrices_transposed(const T* from, u32 i) {
+    Pack pack;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(pack.words[0]), "=r"(pack.words[1]), "=r"(pack.words[2]), "=r"(pack.words[3])
+                 : "r"(shared_address(from + i))
                  : "memory");
     return pack;
 }

@@ -269,22 +269,23 @@ fn what_blocks_share_out_of_turn_is_found() {
 
 /// Two groups of copies, of which the second goes on while the first is read; the last quarter is zeros.
 #[test]
-fn copies_land_when_they_are_waited_for() {
+fn copies_land_where_they_are_waited_for() {
     check(
         &format!(
             "{THREAD} DYNAMIC_SHARED(float, s, 0, 64);
-             if (i < 8) copy16_later<float>(s, 4 * i, in + blockIdx.x * 64 + 4 * i);
+             const float* mine = in + blockIdx.x * 64;
+             if (i < 8) copy16_later<float>(s, 4 * i, mine + 4 * i);
              commit_copies();
-             if (i < 8) copy16_later<float>(s, 32 + 4 * i, i < 4 ? in + blockIdx.x * 64 + 32 + 4 * i : nullptr);
+             if (i < 8) copy16_later<float>(s, 32 + 4 * i, i < 4 ? mine + 32 + 4 * i : nullptr);
              commit_copies();
              wait_for_copies<1>(); __syncthreads();
-             out[blockIdx.x * 64 + i % 32] = s[i % 32];
+             if (i < 32) out[all] = s[i];
              wait_for_copies<0>(); __syncthreads();
-             out[blockIdx.x * 64 + 32 + i % 32] = s[32 + i % 32];"
+             if (i >= 32) out[all] = s[i];"
         ),
         |i| if i % 64 < 48 { i as f32 } else { 0.0 },
     );
-    // A stage filled anew behind what others read of it, with a barrier between.
+    // A place that is filled again and again, each time behind a barrier.
     check(
         &format!(
             "{THREAD} DYNAMIC_SHARED(float, s, 0, 64);
@@ -292,7 +293,8 @@ fn copies_land_when_they_are_waited_for() {
              for (u32 turn = 0; turn < 4; turn++) {{
                  if (i < 16) copy16_later<float>(s, 4 * i, in + blockIdx.x * 64 + 4 * ((i + turn) % 16));
                  commit_copies(); wait_for_copies<0>(); __syncthreads();
-                 sum += s[i]; __syncthreads();
+                 sum += s[i];
+                 __syncthreads();
              }}
              out[all] = sum;"
         ),
@@ -301,51 +303,99 @@ fn copies_land_when_they_are_waited_for() {
 }
 
 #[test]
-fn copies_that_are_not_waited_for_are_found() {
-    let begin = "DYNAMIC_SHARED(float, s, 0, 64); if (i < 16) copy16_later<float>(s, 4 * i, in + 4 * i);\n";
-    let fails = |then: &str, said: &str| check_fails(&format!("{THREAD} {begin} {then}"), said);
-    fails("commit_copies(); __syncthreads(); out[all] = s[i];", "a copy under way has yet to fill");
-    // Not committed; the group before it; not by those that copied.
-    fails("wait_for_copies<0>(); __syncthreads(); out[all] = s[i];", "has yet to fill");
-    fails("commit_copies(); wait_for_copies<1>(); __syncthreads(); out[all] = s[i];", "has yet to fill");
+fn copies_that_nobody_waits_for_are_found() {
+    let fails = |then: &str, said: &str| {
+        let begin =
+            "DYNAMIC_SHARED(float, s, 0, 64); if (i < 16) copy16_later<float>(s, 4 * i, in + 4 * i);";
+        check_fails(&format!("{THREAD} {begin}\n{then}"), said);
+    };
+    fails("commit_copies(); __syncthreads(); out[all] = s[i];", "read that a copy under way has yet to fill");
+    // Not committed; all but the latest; by threads that began none.
+    fails("wait_for_copies<0>(); __syncthreads(); out[all] = s[i];", "read that a copy under way");
+    fails(
+        "commit_copies(); wait_for_copies<1>(); __syncthreads(); out[all] = s[i];",
+        "read that a copy under way",
+    );
     fails(
         "commit_copies(); if (i >= 16) wait_for_copies<0>(); __syncthreads(); out[all] = s[i];",
-        "has yet to fill",
+        "read that a copy under way",
     );
-    fails("commit_copies(); wait_for_copies<0>(); out[all] = s[i ^ 63];", "");
     fails("commit_copies(); __syncthreads(); s[i] = 1;", "written that a copy is under way to");
-    fails("__syncthreads(); if (i < 4) copy16_later<float>(s, 4 * i, nullptr);", "is under way to");
-    fails("commit_copies();", "ends while a copy of its own is under way");
+    fails(
+        "__syncthreads(); if (i < 4) copy16_later<float>(s, 4 * i, nullptr);",
+        "written that a copy is under way to",
+    );
+    fails("commit_copies();", "ends while a copy");
+    // Its own copies a thread sees, others behind a barrier only.
+    fails("commit_copies(); wait_for_copies<0>(); out[all] = s[i ^ 63];", "");
 }
 
 #[test]
 fn copies_race_with_what_others_read_and_wrote() {
-    let then = "\ncommit_copies(); wait_for_copies<0>();";
-    check_fails(
-        &format!(
-            "{THREAD} DYNAMIC_SHARED(float, s, 0, 64); s[i] = 1; __syncthreads(); out[all] = s[i];
-             if (i < 16) copy16_later<float>(s, (4 * i + 32) % 64, in); {then}"
-        ),
-        "",
-    );
-    check_fails(
-        &format!(
-            "{THREAD} DYNAMIC_SHARED(float, s, 0, 64); s[i ^ 32] = 1; if (i < 16) copy16_later<float>(s, 4 * i, in); {then}"
-        ),
-        "",
-    );
-    check_fails(
-        &format!("{THREAD} DYNAMIC_SHARED(float, s, 0, 64); copy16_later<float>(s, 2, in); {then}"),
-        "misaligned",
-    );
-    check_fails(
-        &format!("{THREAD} DYNAMIC_SHARED(float, s, 0, 64); copy16_later<float>(s, 0, in + 1); {then}"),
-        "misaligned",
-    );
-    check_fails(
-        &format!("{THREAD} DYNAMIC_SHARED(float, s, 0, 64); copy16_later<float>(s, 64, in); {then}"),
-        "outside of its bounds",
-    );
+    let fails = |then: &str, said: &str| {
+        check_fails(
+            &format!("{THREAD} DYNAMIC_SHARED(float, s, 0, 64);\n{then}\ncommit_copies(); wait_for_copies<0>();"),
+            said,
+        );
+    };
+    let copy = "if (i < 16) copy16_later<float>(s, 4 * ((i + 8) % 16), in);";
+    fails(&format!("s[i] = 1; __syncthreads(); out[all] = s[i]; {copy}"), "");
+    fails(&format!("s[i] = 1; {copy}"), "");
+    fails("copy16_later<float>(s, 2, in);", "misaligned");
+    fails("copy16_later<float>(s, 0, in + 1);", "misaligned");
+    fails("copy16_later<float>(s, 64, in);", "outside of its bounds");
+}
+
+/// Each lane names a row of its own; rows are 16 numbers apart, and what comes is compared with the manual's layout.
+#[test]
+fn matrices_are_taken_as_the_manual_lays_them_out() {
+    for (take, of) in
+        [("load_matrices", "8 * m + g, 2 * c + h"), ("load_matrices_transposed", "8 * m + 2 * c + h, g")]
+    {
+        check(
+            &format!(
+                "{THREAD} SHARED(f16, s, 1024); const u32 lane = i % 32, warp = i / 32, g = lane / 4, c = lane % 4;
+                 auto number = [&](u32 row, u32 column) {{ return (float)(row * 8 + column + warp * 256); }};
+                 for (u32 j = 0; j < 16; j++) s[(warp * 32 + lane) * 16 + j] = to<f16>(j < 8 ? number(lane, j) : -1);
+                 __syncwarp();
+                 const Pack pack = {take}<f16>(s, (warp * 32 + lane) * 16);
+                 float wrong = 0;
+                 for (u32 m = 0; m < 4; m++)
+                     for (u32 h = 0; h < 2; h++)
+                         wrong += fabsf(to_float(f16{{(u16)(pack.words[m] >> 16 * h)}}) - number({of}));
+                 out[all] = wrong;"
+            ),
+            |_| 0.0,
+        );
+    }
+}
+
+#[test]
+fn matrices_taken_out_of_turn_are_found() {
+    let fails = |then: &str, said: &str| {
+        check_fails(&format!("{THREAD} SHARED(f16, s, 512);\n{then}"), said);
+    };
+    let write = "for (u32 j = 0; j < 8; j++)\ns[8 * i + j] = to<f16>(0);\n";
+    // A lane's own row comes to others, which a barrier must let know.
+    for take in ["load_matrices", "load_matrices_transposed"] {
+        fails(&format!("{write} out[all] = {take}<f16>(s, 8 * i).words[0];"), "a race");
+    }
+    let ready = format!("{write} __syncthreads();");
+    fails(&format!("{ready} load_matrices<f16>(s, 8 * (i % 32)); s[8 * i] = to<f16>(1);"), "a race");
+    fails("load_matrices<f16>(s, 8 * i);", "read that nobody wrote");
+    fails(&format!("{ready} load_matrices<f16>(s, 8 * (i % 32) + 4);"), "misaligned");
+    fails(&format!("{ready} load_matrices<f16>(s, 8 * i + 8);"), "outside of its bounds");
+    fails(&format!("{ready} if (i != 3) load_matrices<f16>(s, 8 * i);"), "31 at an operation");
+}
+
+#[test]
+fn powers_of_two_are_near() {
+    let given: Vec<f32> = (0..128).map(|i| (i as f32 - 120.0) * 1.37).collect();
+    let Some(powers) = run(&format!("{THREAD} out[all] = fast_exp2(in[all]);"), &given) else { return };
+    for (power, given) in powers.unwrap().iter().zip(&given) {
+        let expected = if *given < -126.0 { 0.0 } else { f64::from(*given).exp2() };
+        assert!((f64::from(*power) - expected).abs() <= 2.5e-7 * expected, "2^{given} is not {power}");
+    }
 }
 
 #[test]
