@@ -17,6 +17,7 @@ pub mod device;
 pub mod embed;
 #[cfg(any(test, feature = "emulator"))]
 pub mod emulator;
+pub mod encoder_attention;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod layer_norm;

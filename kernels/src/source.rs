@@ -36,6 +36,12 @@ pub const UNITS: &[Unit] = &[
     },
     Unit { name: "embed", text: include_str!("embed/kernel.cu"), tensor_cores: false, wide_loads: true },
     Unit {
+        name: "encoder_attention",
+        text: include_str!("encoder_attention/kernel.cu"),
+        tensor_cores: true,
+        wide_loads: true,
+    },
+    Unit {
         name: "layer_norm",
         text: include_str!("layer_norm/kernel.cu"),
         tensor_cores: false,
