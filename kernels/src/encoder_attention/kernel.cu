@@ -4,13 +4,13 @@
 // A block is 128 queries of one head and window, and goes through the window's keys and values 64 at a time.
 //
 // Each of its 4 warps has 32 queries, whose scores, weights and sums never leave its registers: what comes of the first product
-// lies as the second wants it. Keys and values are copied into one half of shared memory while those in the other are multiplied,
-// which takes one barrier for 64 keys. A row of a head is 128 bytes, all banks, so its packs are woven (place_of): the eight rows of a
-// matrix are taken at once.
+// lies as the second wants it. Keys and values are copied into one half of shared memory while those in the other are
+// multiplied, which takes one barrier for 64 keys. A row of a head is 128 bytes, all banks, so its packs are woven (place_of):
+// the eight rows of a matrix are taken at once.
 //
 // Why 32 queries a warp: 64 keys and values are 16 KB of shared memory for each warp, 128 cycles of a multiprocessor, in which the
 // tensor cores of an H100 can make 128 products of 16 by 8 by 16; 32 queries need 128, 16 would need 64 and wait for shared memory.
-// A thread holds some 200 registers for that, which leaves two blocks a multiprocessor: while the warps of one take exponentials,
+// Most of a thread's registers go there, which leaves two blocks a multiprocessor: while the warps of one take exponentials,
 // 8192 for 64 keys at 16 a cycle and as long as its products, those of the other multiply. Why 64 keys: more would not fit the
 // registers, fewer would scale the sums more often. Nothing of this is measured.
 constexpr u32 WIDTH = 64;
@@ -38,8 +38,8 @@ template <class T>
 __device__ __forceinline__ void copy_stage(Shared<T> tiles, u32 stage, const T* keys, const T* values, u64 stride, u32 first,
                                            u32 length) {
 #pragma unroll
-    for (u32 i = threadIdx.x; i < KEYS * PACKS; i += THREADS) {
-        const u32 row = i / PACKS, pack = i % PACKS, to = stage + place_of(row, pack);
+    for (u32 i = 0; i < KEYS * PACKS / THREADS; i++) {
+        const u32 row = i * THREADS / PACKS + threadIdx.x / PACKS, pack = threadIdx.x % PACKS, to = stage + place_of(row, pack);
         const bool inside = first + row < length;
         const u64 from = (inside ? first + row : 0) * stride + pack * 8;
         copy16_async<T>(tiles, to, keys + from, inside);
@@ -66,8 +66,8 @@ template <class T> __device__ __forceinline__ void encoder_attention(const T* qk
     // The queries go through the stage that nothing is copied to yet.
     const u32 own = warp * QUERIES * WIDTH;
 #pragma unroll
-    for (u32 i = lane; i < QUERIES * PACKS; i += LANES) {
-        const u32 row = i / PACKS, pack = i % PACKS;
+    for (u32 i = 0; i < QUERIES * PACKS / LANES; i++) {
+        const u32 row = i * LANES / PACKS + lane / PACKS, pack = lane % PACKS;
         const bool inside = first + row < length;
         shared_store16<T>(tiles, STAGE + own + place_of(row, pack),
                           inside ? load16(queries + (first + row) * stride + pack * 8) : Pack());
@@ -182,8 +182,8 @@ template <class T> __device__ __forceinline__ void encoder_attention(const T* qk
         }
     __syncwarp();
 #pragma unroll
-    for (u32 i = lane; i < QUERIES * PACKS; i += LANES) {
-        const u32 row = i / PACKS, pack = i % PACKS;
+    for (u32 i = 0; i < QUERIES * PACKS / LANES; i++) {
+        const u32 row = i * LANES / PACKS + lane / PACKS, pack = lane % PACKS;
         if (first + row < length)
             store16(mixed + ((u64)(window.first + first + row) * heads + head) * WIDTH + pack * 8,
                     shared_load16<T>(tiles, free + place_of(row, pack)));
