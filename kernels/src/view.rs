@@ -84,16 +84,27 @@ impl<P> Array<P> {
 pub trait Half: Plain {
     /// Picks what is for this type: `(f16, bf16)`.
     fn pick<P>(of_f16: P, of_bf16: P) -> P;
+
+    /// The nearest number.
+    fn nearest(x: f32) -> Self;
 }
 
 impl Half for half::f16 {
     fn pick<P>(of_f16: P, _: P) -> P {
         of_f16
     }
+
+    fn nearest(x: f32) -> Self {
+        half::f16::from_f32(x)
+    }
 }
 
 impl Half for half::bf16 {
     fn pick<P>(_: P, of_bf16: P) -> P {
         of_bf16
+    }
+
+    fn nearest(x: f32) -> Self {
+        half::bf16::from_f32(x)
     }
 }

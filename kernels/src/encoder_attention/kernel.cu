@@ -41,9 +41,9 @@ __device__ __forceinline__ void copy_stage(Shared<T> tiles, u32 stage, const T* 
     for (u32 i = 0; i < KEYS * PACKS / THREADS; i++) {
         const u32 row = i * THREADS / PACKS + threadIdx.x / PACKS, pack = threadIdx.x % PACKS, to = stage + place_of(row, pack);
         const bool inside = first + row < length;
-        const u64 from = (inside ? first + row : 0) * stride + pack * 8;
-        copy16_async<T>(tiles, to, keys + from, inside);
-        copy16_async<T>(tiles, to + KEYS * WIDTH, values + from, inside);
+        const u64 from = (first + row) * stride + pack * 8;
+        copy16_later<T>(tiles, to, inside ? keys + from : nullptr);
+        copy16_later<T>(tiles, to + KEYS * WIDTH, inside ? values + from : nullptr);
     }
     commit_copies();
 }
@@ -78,7 +78,7 @@ template <class T> __device__ __forceinline__ void encoder_attention(const T* qk
     for (u32 t = 0; t < TILES; t++)
 #pragma unroll
         for (u32 step = 0; step < WIDTH / 16; step++)
-            query[t][step] = ldmatrix4<T>(tiles, STAGE + own + place_of(16 * t + lane % 16, 2 * step + lane / 16));
+            query[t][step] = load_matrices<T>(tiles, STAGE + own + place_of(16 * t + lane % 16, 2 * step + lane / 16));
 
     // Of the rows lane / 4 and 8 below of each tile, the sums each lane's own until the end.
     float mix[TILES][WIDTH / 8][4] = {}, sums[TILES][2] = {};
@@ -87,7 +87,7 @@ template <class T> __device__ __forceinline__ void encoder_attention(const T* qk
     for (u32 turn = 0; turn < turns; turn++) {
         const u32 stage = turn % 2 * STAGE;
         // Everybody's copies have landed, and everybody is done with the other stage.
-        wait_copies<0>();
+        wait_for_copies<0>();
         __syncthreads();
         if (turn + 1 < turns) copy_stage<T>(tiles, STAGE - stage, keys, values, stride, (turn + 1) * KEYS, length);
         // A warp without queries only copies.
@@ -99,7 +99,7 @@ template <class T> __device__ __forceinline__ void encoder_attention(const T* qk
 #pragma unroll
             for (u32 pair = 0; pair < KEYS / 16; pair++) {
                 const u32 row = 16 * pair + lane / 16 * 8 + lane % 8;
-                const Pack key = ldmatrix4<T>(tiles, stage + place_of(row, 2 * step + lane / 8 % 2));
+                const Pack key = load_matrices<T>(tiles, stage + place_of(row, 2 * step + lane / 8 % 2));
 #pragma unroll
                 for (u32 t = 0; t < TILES; t++) {
                     mma<T>(scores[t][2 * pair], query[t][step].words, {key.words[0], key.words[1]});
@@ -153,7 +153,7 @@ template <class T> __device__ __forceinline__ void encoder_attention(const T* qk
 #pragma unroll
             for (u32 pair = 0; pair < WIDTH / 16; pair++) {
                 const u32 place = place_of(16 * step + lane % 16, 2 * pair + lane / 16);
-                const Pack value = ldmatrix4_transposed<T>(tiles, stage + KEYS * WIDTH + place);
+                const Pack value = load_matrices_transposed<T>(tiles, stage + KEYS * WIDTH + place);
 #pragma unroll
                 for (u32 t = 0; t < TILES; t++) {
                     mma<T>(mix[t][2 * pair], weights[t], {value.words[0], value.words[1]});

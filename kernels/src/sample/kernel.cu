@@ -7,7 +7,7 @@
 constexpr u32 WARPS = 16;
 constexpr u32 THREADS = WARPS * LANES;
 constexpr u32 NONE = ~0u;
-constexpr u32 TOP_MAX = 16;
+constexpr u32 TOP_MAX = 17;
 
 // As in mod.rs.
 struct Item {
@@ -142,7 +142,7 @@ __device__ __forceinline__ float weight(const Allowed& allowed, const float* row
 }
 
 // logits (items, vocabulary); items (items); states (rows), moved on by the token; next (rows): the token;
-// tokens, scores (items, 16): the answers; lists: two bits a token, (2, vocabulary / 32): never, and never first.
+// tokens, scores (items, 17): the answers; lists: two bits a token, (2, vocabulary / 32): never, and never first.
 KERNEL(sample, THREADS, 2, const float* logits, const Item* items, RowState* states, u32* next, u32* tokens, float* scores,
        const u32* lists, u32 vocabulary, u32 end_token, u32 no_timestamps, u32 first_timestamp, u32 timestamps) {
     const Vocabulary words = {vocabulary, end_token, no_timestamps, first_timestamp, timestamps};

@@ -21,8 +21,8 @@ use crate::view::{View, ViewMut};
 
 const OP: &str = "sampling";
 
-/// Most tokens that an item tells, and the length of its answer.
-pub const TOP_MAX: usize = 16;
+/// Most tokens that an item tells, and the length of its answer: one more than the 16 beams of a search.
+pub const TOP_MAX: usize = 17;
 
 /// What stands for no token.
 pub const NONE: u32 = u32::MAX;
@@ -126,9 +126,9 @@ impl Vocabulary {
 /// Where answers go.
 #[derive(Debug)]
 pub struct Answers<'a> {
-    /// (items, 16): the token; or the likeliest, [`NONE`] where fewer are allowed.
+    /// (items, 17): the token; or the likeliest, [`NONE`] where fewer are allowed.
     pub tokens: ViewMut<'a, u32>,
-    /// (items, 16): their logarithmic probabilities.
+    /// (items, 17): their logarithmic probabilities.
     pub scores: ViewMut<'a, f32>,
     /// (rows): what each row reads next.
     pub next: ViewMut<'a, u32>,

@@ -126,41 +126,6 @@ fn a_tensor_core_product_is_the_product() {
     }
 }
 
-/// Rows of matrices stand in shared memory in an order of their own; each lane gets the words that the manual names.
-#[test]
-fn matrices_are_loaded_as_fragments() {
-    let fill = "SHARED(f16, s, 512); [[maybe_unused]] const unsigned warp = i / 32, lane = i % 32;
-        for (unsigned k = 0; k < 8; k++) s[i * 8 + k] = to<f16>(i * 8 + k);\n";
-    check(
-        &format!(
-            "{THREAD} {fill} __syncthreads();
-             const Pack pack = load_matrices<f16>(s, (warp * 32 + (lane * 5 + 3) % 32) * 8);
-             float wrong = 0;
-             for (unsigned m = 0; m < 4; m++)
-                 for (unsigned half = 0; half < 2; half++) {{
-                     const unsigned row = warp * 32 + ((8 * m + lane / 4) * 5 + 3) % 32;
-                     const float expected = row * 8 + lane % 4 * 2 + half;
-                     wrong += fabsf(to_float(f16{{(u16)(pack.words[m] >> 16 * half)}}) - expected);
-                 }}
-             out[all] = wrong;"
-        ),
-        |_| 0.0,
-    );
-    check_fails(&format!("{THREAD} {fill} load_matrices<f16>(s, (lane ^ 1) * 8);"), "");
-    check_fails(
-        &format!("{THREAD} {fill} __syncthreads(); load_matrices<f16>(s, lane * 8 + warp);"),
-        "misaligned",
-    );
-    check_fails(
-        &format!("{THREAD} {fill} __syncthreads(); load_matrices<f16>(s, i * 8 + 8);"),
-        "outside of its bounds",
-    );
-    check_fails(
-        &format!("{THREAD} {fill} __syncthreads();\nif (i != 7) load_matrices<f16>(s, i * 8);"),
-        "31 at an operation of their warp",
-    );
-}
-
 #[test]
 fn numbers_of_two_bytes_are_rounded_to_the_nearest() {
     let given =
@@ -305,8 +270,7 @@ fn copies_land_where_they_are_waited_for() {
 #[test]
 fn copies_that_nobody_waits_for_are_found() {
     let fails = |then: &str, said: &str| {
-        let begin =
-            "DYNAMIC_SHARED(float, s, 0, 64); if (i < 16) copy16_later<float>(s, 4 * i, in + 4 * i);";
+        let begin = "DYNAMIC_SHARED(float, s, 0, 64); if (i < 16) copy16_later<float>(s, 4 * i, in + 4 * i);";
         check_fails(&format!("{THREAD} {begin}\n{then}"), said);
     };
     fails("commit_copies(); __syncthreads(); out[all] = s[i];", "read that a copy under way has yet to fill");
@@ -334,7 +298,9 @@ fn copies_that_nobody_waits_for_are_found() {
 fn copies_race_with_what_others_read_and_wrote() {
     let fails = |then: &str, said: &str| {
         check_fails(
-            &format!("{THREAD} DYNAMIC_SHARED(float, s, 0, 64);\n{then}\ncommit_copies(); wait_for_copies<0>();"),
+            &format!(
+                "{THREAD} DYNAMIC_SHARED(float, s, 0, 64);\n{then}\ncommit_copies(); wait_for_copies<0>();"
+            ),
             said,
         );
     };
@@ -346,7 +312,7 @@ fn copies_race_with_what_others_read_and_wrote() {
     fails("copy16_later<float>(s, 64, in);", "outside of its bounds");
 }
 
-/// Each lane names a row of its own; rows are 16 numbers apart, and what comes is compared with the manual's layout.
+/// Lanes name rows in an order of their own; rows are 16 numbers apart, and what comes is compared with the manual's layout.
 #[test]
 fn matrices_are_taken_as_the_manual_lays_them_out() {
     for (take, of) in
@@ -356,9 +322,10 @@ fn matrices_are_taken_as_the_manual_lays_them_out() {
             &format!(
                 "{THREAD} SHARED(f16, s, 1024); const u32 lane = i % 32, warp = i / 32, g = lane / 4, c = lane % 4;
                  auto number = [&](u32 row, u32 column) {{ return (float)(row * 8 + column + warp * 256); }};
-                 for (u32 j = 0; j < 16; j++) s[(warp * 32 + lane) * 16 + j] = to<f16>(j < 8 ? number(lane, j) : -1);
+                 const u32 place = (warp * 32 + (lane * 5 + 3) % 32) * 16;
+                 for (u32 j = 0; j < 16; j++) s[place + j] = to<f16>(j < 8 ? number(lane, j) : -1);
                  __syncwarp();
-                 const Pack pack = {take}<f16>(s, (warp * 32 + lane) * 16);
+                 const Pack pack = {take}<f16>(s, place);
                  float wrong = 0;
                  for (u32 m = 0; m < 4; m++)
                      for (u32 h = 0; h < 2; h++)
