@@ -21,6 +21,7 @@ pub mod encoder_attention;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod layer_norm;
+pub mod log_mel;
 pub mod matmul;
 pub mod memory;
 pub mod nvrtc;

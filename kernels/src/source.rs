@@ -47,6 +47,7 @@ pub const UNITS: &[Unit] = &[
         tensor_cores: false,
         wide_loads: true,
     },
+    Unit { name: "log_mel", text: include_str!("log_mel/kernel.cu"), tensor_cores: false, wide_loads: true },
     Unit { name: "matmul", text: include_str!("matmul/kernel.cu"), tensor_cores: true, wide_loads: true },
     Unit {
         name: "probabilities",
