@@ -36,7 +36,10 @@ fn main() -> Result<()> {
     let threads = settings["threads"].as_u64().unwrap_or(0) as usize;
     let precision = settings["precision"].as_str().and_then(Precision::of).unwrap_or_default();
     let begun = Instant::now();
-    let engine = Engine::load(Path::new(folder), Setup { precision, threads, segments: CONCURRENT })?;
+    let engine = Engine::load(
+        Path::new(folder),
+        Setup { precision, threads, segments: CONCURRENT, ..Setup::default() },
+    )?;
     let ready = begun.elapsed().as_secs_f64();
     println!(
         "{}",

@@ -141,8 +141,20 @@ impl Report {
 
 /// Why a device could not do what it was asked; the segments under way on it fail and may be tried elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct DeviceError(pub String);
+#[error("{reason}")]
+pub struct DeviceError {
+    /// What it said.
+    pub reason: String,
+    /// Whether this process can use the device no more: another one can.
+    pub is_lost: bool,
+}
+
+impl DeviceError {
+    /// One after which the device can go on.
+    pub fn new(reason: impl Into<String>) -> DeviceError {
+        DeviceError { reason: reason.into(), is_lost: false }
+    }
+}
 
 /// A device with a model's weights in it. One thread owns it.
 ///

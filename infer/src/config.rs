@@ -8,6 +8,7 @@ use streams::Queue;
 use streams::stage::{Inlet, Options};
 
 use crate::cpu::Precision;
+use crate::devices::Wish;
 
 /// What an operator can set.
 #[derive(Clone, Debug)]
@@ -18,6 +19,10 @@ pub struct Config {
     pub models: PathBuf,
     /// Segments transcribed at once.
     pub slots: usize,
+    /// Where models run.
+    pub backend: Wish,
+    /// Which GPU, counted from 0.
+    pub device: usize,
     /// Threads of the engine; 0 is one per processor.
     pub threads: usize,
     /// Form of the weights.
@@ -56,10 +61,24 @@ impl Config {
             redis: Redis::read(from),
             models: env::models(from),
             slots: from.setting("infer-slots", "segments transcribed at once").within(1..=256).or("8"),
+            backend: match from
+                .setting("infer-backend", "where models run: auto takes a GPU if one can be used, else the processor")
+                .one_of(&["auto", "cuda", "cpu"])
+                .or("auto")
+                .as_str()
+            {
+                "cuda" => Wish::Cuda,
+                "cpu" => Wish::Cpu,
+                _ => Wish::Auto,
+            },
+            device: from
+                .setting("infer-device", "which GPU, as the driver counts them from 0")
+                .within(0..=63)
+                .or("0"),
             threads: from.setting("infer-threads", "threads of the engine, 0 for one per processor").or("0"),
             precision: Precision::of(
                 &from
-                    .setting("infer-precision", "form of the weights: int8 is fast, f32 exact, bf16 f32 with half the memory")
+                    .setting("infer-precision", "form of the weights: int8 is fast, f32 exact, bf16 f32 with half the memory; on a GPU they are f16, or bf16 where that is asked for")
                     .one_of(&["int8", "bf16", "f32"])
                     .or("int8"),
             )

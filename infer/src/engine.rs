@@ -9,7 +9,8 @@ use futures::channel::oneshot;
 use futures::future::{Either, select};
 
 use crate::backend::{Backend, DeviceError, Report};
-use crate::cpu::{Cpu, CpuOptions, Precision};
+use crate::cpu::Precision;
+use crate::devices::{self, Place};
 use crate::features::SAMPLE_RATE;
 use crate::model::weights::Weights;
 use crate::model::{self, LoadError};
@@ -38,7 +39,9 @@ pub struct Engine {
 /// How a model is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Setup {
-    /// Form of the weights, and of the arithmetic.
+    /// Where.
+    pub place: Place,
+    /// Form of the weights, and of the arithmetic; on a GPU bf16 where it is that, else f16.
     pub precision: Precision,
     /// Threads that share the work; 0 means one for each processor.
     pub threads: usize,
@@ -48,7 +51,7 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { precision: Precision::Int8, threads: 0, segments: 8 }
+        Setup { place: Place::Cpu, precision: Precision::Int8, threads: 0, segments: 8 }
     }
 }
 
@@ -206,19 +209,10 @@ impl Engine {
         let dims = model::dims(&weights)?;
         let tokens = Tokens::load(folder, weights.format(), dims.vocabulary)?;
         let info = models::info(folder, &weights)?;
-        let Setup { precision, threads, segments } = setup;
-        let processors = || std::thread::available_parallelism().map_or(1, |count| count.get());
-        let options = CpuOptions {
-            precision,
-            threads: if threads == 0 { processors() } else { threads },
-            slots: segments,
-            // Rows for a text of each segment, and for all candidates of one.
-            rows: segments.max(CANDIDATES_MAX),
-        };
         let heads = model::alignment_heads(folder, dims)?;
-        let backend = Cpu::load(&weights, Rules::new(&tokens), heads, options)?;
+        let backend = devices::load(&weights, Rules::new(&tokens), heads, setup)?;
         let report = backend.report();
-        let scheduler = Scheduler::start(Box::new(backend)).map_err(|error| LoadError::io(folder, error))?;
+        let scheduler = Scheduler::start(backend).map_err(|error| LoadError::io(folder, error))?;
         Ok(Engine { info, report, voice: Arc::new(Voice { dims, tokens }), scheduler })
     }
 
@@ -295,9 +289,7 @@ impl Engine {
         });
         match answer.await {
             Ok(output) => Ok(output?),
-            Err(oneshot::Canceled) => {
-                Err(DeviceError("the reading broke off: see the log".to_owned()).into())
-            }
+            Err(oneshot::Canceled) => Err(DeviceError::new("the reading broke off: see the log").into()),
         }
     }
 

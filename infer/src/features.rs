@@ -37,6 +37,11 @@ impl Features {
         Features { mels, window, bands: mel_bands(mels), transform: Transform::new() }
     }
 
+    /// For each mel filter the first bin that it covers and its weights from there.
+    pub fn bands(&self) -> &[(usize, Vec<f32>)] {
+        &self.bands
+    }
+
     /// Computes the frames that lie wholly inside the samples' duration: one for each full 10 ms.
     ///
     /// The signal is mirrored at its start and continues as silence at its end, as in openai's

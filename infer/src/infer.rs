@@ -10,9 +10,11 @@ use events::{
     Cause, Envelope, Event, Lane, SegmentCut, SegmentFailed, SegmentId, SegmentTranscribed, Stretch,
 };
 use streams::{Before, Delivery, ModelNote, Outputs, SharedLog, Stage};
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::config::{Config, Trim};
+use crate::devices;
 use crate::engine::Setup;
 use crate::library::Library;
 use crate::scheduler::{self, Urgency};
@@ -28,6 +30,7 @@ pub struct Infer {
     /// The models of the folder by name; loaded when the first segment asks.
     models: HashMap<String, ModelInfo>,
     library: Arc<Library>,
+    lost: CancellationToken,
 }
 
 /// What makes the text.
@@ -84,10 +87,14 @@ impl Infer {
         let notes: Vec<ModelNote> = found.values().map(note).collect();
         announce(&log, &notes).await.context("announce the models")?;
         tokio::spawn(keep_announced(SharedLog::clone(&log), notes));
-        let setup = Setup { precision: config.precision, threads: config.threads, segments: config.slots };
+        let place = devices::choose(config.backend, config.device).context(
+            "use a GPU, as --infer-backend cuda asks; with auto or cpu models would run on the processor",
+        )?;
+        let Config { precision, threads, slots: segments, .. } = config;
+        let setup = Setup { place, precision, threads, segments };
         let library = Arc::new(Library::new(config.models.clone(), setup, config.memory.0));
         tokio::spawn(unload_idle(Arc::clone(&library), config.idle));
-        let infer = Infer { log, config, models: found, library };
+        let infer = Infer { log, config, models: found, library, lost: CancellationToken::new() };
         match infer.models.get(&infer.config.model) {
             Some(model) => drop(infer.engine(&model.name).await.context("load the model")?),
             None => {
@@ -95,6 +102,11 @@ impl Infer {
             }
         }
         Ok(infer)
+    }
+
+    /// Cancelled when this process can use its device no more: then another one must take over.
+    pub fn lost(&self) -> CancellationToken {
+        self.lost.clone()
     }
 
     /// Returns the names of the models, in order.
@@ -203,13 +215,13 @@ impl Infer {
         }
         let urgency = urgency(cut.lane);
         let started = Instant::now();
-        let mut output = run(&engine, &pcm, &options, urgency).await?;
+        let mut output = run(&engine, &pcm, &options, urgency, &self.lost).await?;
         if guess && options.language.is_none() && !output.spans.is_empty() {
             let settled = self.settle(envelope, cut, &output).await.map_err(redis)?;
             let settled = settled.ok_or(Problem::Unsure)?;
             if settled != output.language {
                 options.language = Some(settled);
-                output = run(&engine, &pcm, &options, urgency).await?;
+                output = run(&engine, &pcm, &options, urgency, &self.lost).await?;
             }
         }
         let took = started.elapsed();
@@ -331,6 +343,7 @@ async fn run(
     pcm: &Arc<[i16]>,
     options: &Options,
     urgency: Urgency,
+    lost: &CancellationToken,
 ) -> Result<Output, Problem> {
     let engine = match voice {
         Voice::Whisper(engine) => engine,
@@ -341,7 +354,13 @@ async fn run(
     };
     match engine.transcribe(Arc::clone(pcm), options.clone(), urgency).await {
         Ok(output) => Ok(output),
-        Err(Error::Device(error)) => Err(Problem::Later(Cause::new("device", error.to_string()))),
+        Err(Error::Device(error)) => {
+            if error.is_lost {
+                lost.cancel();
+            }
+            // It counts as a failure of the segment too, which may be what broke the device.
+            Err(Problem::Later(Cause::new("device", error.to_string())))
+        }
         Err(error) => Err(Problem::Never(Cause::new("invalid_settings", error.to_string()))),
     }
 }

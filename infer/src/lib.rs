@@ -1,4 +1,4 @@
-//! Speech to text: Whisper on the processor, and the stage that runs it.
+//! Speech to text: Whisper on the processor or a GPU, and the stage that runs it.
 //!
 //! [`engine::Engine`] loads a model folder and transcribes segments of at most 30 s, many at once. A segment's
 //! [`reading`] goes from window to window: [`search`] finds a text, [`quality`] judges it, [`spans`] times it,
@@ -12,6 +12,8 @@ pub mod backend;
 pub mod config;
 pub mod coverage;
 pub mod cpu;
+pub mod cuda;
+pub mod devices;
 pub mod engine;
 pub mod features;
 pub mod hallucination;

@@ -8,6 +8,7 @@ use infer::config::Config;
 use infer::infer::Infer;
 use service::Service;
 use streams::redis::RedisLog;
+use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
     service::run("voiceforge-infer", "Transcribes segments of speech with Whisper.", Config::read, run)
@@ -22,5 +23,18 @@ async fn run(config: Config, service: Service) -> anyhow::Result<()> {
     let options = config.stage().ending_within(service.shutdown.grace());
     let stage = Arc::new(Infer::start(Arc::clone(&log), config).await?);
     service.readiness.ok("models", stage.models().join(", "));
-    streams::stage::run(log, stage, options, service.shutdown.token()).await.context("run the stage loop")
+    let (lost, ending) = (stage.lost(), service.shutdown.token().child_token());
+    tokio::spawn(end_with(lost.clone(), ending.clone()));
+    // What is in hand is handed back before it ends.
+    streams::stage::run(log, stage, options, ending).await.context("run the stage loop")?;
+    anyhow::ensure!(
+        !lost.is_cancelled(),
+        "the GPU is lost to this process: start it again, as a supervisor does"
+    );
+    Ok(())
+}
+
+async fn end_with(lost: CancellationToken, ending: CancellationToken) {
+    lost.cancelled().await;
+    ending.cancel();
 }

@@ -53,6 +53,16 @@ pub enum LoadError {
         /// What it holds instead.
         reason: String,
     },
+    /// The device refused, or has not the memory.
+    #[error("the GPU does not take the model: {source}{}", remedy(source))]
+    Device {
+        /// What it said.
+        #[from]
+        source: kernels::device::Error,
+    },
+    /// There is no GPU to use.
+    #[error("the model cannot run on a GPU: {0}")]
+    NoDevice(#[from] kernels::gpu::OpenError),
     /// The operating system refused.
     #[error("read {}: {source}; check that the file exists and may be read", file.display())]
     Io {
@@ -61,6 +71,15 @@ pub enum LoadError {
         /// The system's answer.
         source: io::Error,
     },
+}
+
+fn remedy(error: &kernels::device::Error) -> &'static str {
+    match error {
+        kernels::device::Error::Room { .. } => {
+            "; lower --infer-slots, unload other programs from the GPU, or take a smaller model"
+        }
+        _ => "",
+    }
 }
 
 impl LoadError {

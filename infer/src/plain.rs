@@ -123,7 +123,7 @@ impl Backend for Plain {
     }
 
     fn align(&mut self, _slot: Slot, _tokens: &[u32]) -> Result<Alignment, DeviceError> {
-        Err(DeviceError("the plain network aligns nothing".to_owned()))
+        Err(DeviceError::new("the plain network aligns nothing"))
     }
 
     fn report(&self) -> Report {

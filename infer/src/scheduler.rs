@@ -138,7 +138,7 @@ impl Work {
             };
             // Whoever has joined asks for something at every poll; a reading that asks for nothing would wait for ever.
             if !worked && self.desk.readings() > 0 && !self.desk.is_asked() {
-                self.desk.fail(&DeviceError("the reading stands still".to_owned()));
+                self.desk.fail(&DeviceError::new("the reading stands still"));
             }
         }
     }

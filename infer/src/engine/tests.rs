@@ -9,20 +9,23 @@ use safetensors::{Dtype, tensor::TensorView};
 use tempfile::TempDir;
 
 use super::*;
+use crate::cpu::{Cpu, CpuOptions};
 use crate::plain::Plain;
 use crate::plain::network::Network;
 use crate::sampling::unit;
 use crate::scheduler::URGENT;
 
-const WIDTH: usize = 64;
-const INNER: usize = 128;
-const SETUP: Setup = Setup { precision: Precision::F32, threads: 2, segments: 4 };
+const SETUP: Setup = Setup { place: Place::Cpu, precision: Precision::F32, threads: 2, segments: 4 };
 
 /// Shapes and values of tensors by CTranslate2's names.
 type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
+/// Width of the smallest network, whose two heads are narrower than those of any Whisper.
+const WIDTH: usize = 64;
+
 /// Tensors of a network with one layer each side, two heads and random weights.
-fn random_tensors(vocabulary: usize) -> Tensors {
+fn random_tensors(vocabulary: usize, width: usize) -> Tensors {
+    let inner = 2 * width;
     let mut drawn = 0;
     let mut tensors = Tensors::new();
     let mut add = |name: &str, shape: &[usize], scale: f64| {
@@ -31,16 +34,16 @@ fn random_tensors(vocabulary: usize) -> Tensors {
         drawn += count;
         tensors.insert(name.to_owned(), (shape.to_owned(), values));
     };
-    add("decoder/embeddings/weight", &[vocabulary, WIDTH], 0.3);
-    add("decoder/position_encodings/encodings", &[448, WIDTH], 0.3);
-    add("encoder/position_encodings/encodings", &[1_500, WIDTH], 0.3);
-    add("encoder/conv1/weight", &[WIDTH, 80, 3], 0.1);
-    add("encoder/conv1/bias", &[WIDTH], 0.1);
-    add("encoder/conv2/weight", &[WIDTH, WIDTH, 3], 0.1);
-    add("encoder/conv2/bias", &[WIDTH], 0.1);
+    add("decoder/embeddings/weight", &[vocabulary, width], 0.3);
+    add("decoder/position_encodings/encodings", &[448, width], 0.3);
+    add("encoder/position_encodings/encodings", &[1_500, width], 0.3);
+    add("encoder/conv1/weight", &[width, 80, 3], 0.1);
+    add("encoder/conv1/bias", &[width], 0.1);
+    add("encoder/conv2/weight", &[width, width, 3], 0.1);
+    add("encoder/conv2/bias", &[width], 0.1);
     let mut part = |prefix: &str, layers: &[(&str, usize, usize)]| {
-        add(&format!("{prefix}/layer_norm/gamma"), &[WIDTH], 2.0);
-        add(&format!("{prefix}/layer_norm/beta"), &[WIDTH], 0.5);
+        add(&format!("{prefix}/layer_norm/gamma"), &[width], 2.0);
+        add(&format!("{prefix}/layer_norm/beta"), &[width], 0.5);
         for (layer, outputs, inputs) in layers {
             add(&format!("{prefix}/{layer}/weight"), &[*outputs, *inputs], 0.2);
             add(&format!("{prefix}/{layer}/bias"), &[*outputs], 0.2);
@@ -50,11 +53,11 @@ fn random_tensors(vocabulary: usize) -> Tensors {
         part(side, &[]);
         part(
             &format!("{side}/layer_0/self_attention"),
-            &[("linear_0", 3 * WIDTH, WIDTH), ("linear_1", WIDTH, WIDTH)],
+            &[("linear_0", 3 * width, width), ("linear_1", width, width)],
         );
-        part(&format!("{side}/layer_0/ffn"), &[("linear_0", INNER, WIDTH), ("linear_1", WIDTH, INNER)]);
+        part(&format!("{side}/layer_0/ffn"), &[("linear_0", inner, width), ("linear_1", width, inner)]);
     }
-    let cross = [("linear_0", WIDTH, WIDTH), ("linear_1", 2 * WIDTH, WIDTH), ("linear_2", WIDTH, WIDTH)];
+    let cross = [("linear_0", width, width), ("linear_1", 2 * width, width), ("linear_2", width, width)];
     part("decoder/layer_0/attention", &cross);
     // Whisper's keys have no bias, and a Hugging Face folder does not store one.
     for (name, keys) in [
@@ -63,7 +66,7 @@ fn random_tensors(vocabulary: usize) -> Tensors {
         ("decoder/layer_0/attention/linear_1", 0),
     ] {
         let bias = &mut tensors.get_mut(&format!("{name}/bias")).unwrap().1;
-        bias[keys * WIDTH..(keys + 1) * WIDTH].fill(0.0);
+        bias[keys * width..(keys + 1) * width].fill(0.0);
     }
     tensors
 }
@@ -90,7 +93,12 @@ fn write_vocabulary(folder: &Path, vocabulary: usize) {
 
 /// Writes a random model as CTranslate2 does.
 pub(crate) fn write_ctranslate2(folder: &Path, vocabulary: usize) {
-    write_tensors(folder, random_tensors(vocabulary));
+    write_random(folder, vocabulary, WIDTH);
+}
+
+/// The same with states of this width.
+pub(crate) fn write_random(folder: &Path, vocabulary: usize, width: usize) {
+    write_tensors(folder, random_tensors(vocabulary, width));
     write_vocabulary(folder, vocabulary);
 }
 
@@ -277,7 +285,7 @@ fn both_formats_give_the_same_text() {
     let vocabulary = 51_865;
     let (_first, ctranslate2) = random_engine(vocabulary);
     let folder = tempfile::tempdir().unwrap();
-    write_hugging_face(folder.path(), random_tensors(vocabulary), 2);
+    write_hugging_face(folder.path(), random_tensors(vocabulary, WIDTH), 2);
     write_vocabulary(folder.path(), vocabulary);
     let hugging_face = Engine::load(folder.path(), SETUP).unwrap();
     assert_ne!(ctranslate2.info().sha256, hugging_face.info().sha256);
@@ -447,7 +455,7 @@ fn damaged_weights_are_named() {
 /// What a folder of weights that a change was made to is refused with, in both formats.
 #[track_caller]
 fn refused(change: impl Fn(&mut Tensors), expected: [&str; 2]) {
-    let mut tensors = random_tensors(51_864);
+    let mut tensors = random_tensors(51_864, WIDTH);
     change(&mut tensors);
     for (format, expected) in expected.into_iter().enumerate() {
         let folder = tempfile::tempdir().unwrap();
@@ -482,7 +490,7 @@ fn weights_that_do_not_fit_each_other_are_named_with_what_was_expected() {
         ],
     );
     refused(
-        |tensors| reshape(tensors, "decoder/layer_0/ffn/linear_0/weight", &[INNER, WIDTH + 1]),
+        |tensors| reshape(tensors, "decoder/layer_0/ffn/linear_0/weight", &[2 * WIDTH, WIDTH + 1]),
         [
             "decoder/layer_0/ffn/linear_0/weight has shape [128, 65] where [128, 64] was expected",
             "decoder.layers.0.fc1.weight has shape [128, 65] where [128, 64] was expected",
@@ -511,7 +519,7 @@ fn weights_that_do_not_fit_each_other_are_named_with_what_was_expected() {
     );
     // With 128 bands the same network is one of large-v3's kind.
     let folder = tempfile::tempdir().unwrap();
-    let mut tensors = random_tensors(51_864);
+    let mut tensors = random_tensors(51_864, WIDTH);
     mels(128)(&mut tensors);
     write_tensors(folder.path(), tensors);
     write_vocabulary(folder.path(), 51_864);
@@ -525,7 +533,7 @@ fn weights_that_do_not_fit_each_other_are_named_with_what_was_expected() {
 fn a_vocabulary_of_other_weights_is_named() {
     for (weights, vocabulary) in [(51_864, 51_865), (51_865, 51_864)] {
         let folder = tempfile::tempdir().unwrap();
-        write_tensors(folder.path(), random_tensors(weights));
+        write_tensors(folder.path(), random_tensors(weights, WIDTH));
         write_vocabulary(folder.path(), vocabulary);
         let message = Engine::load(folder.path(), SETUP).err().unwrap().to_string();
         let expected = format!(

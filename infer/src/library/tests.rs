@@ -1,5 +1,4 @@
 use super::*;
-use crate::cpu::Precision;
 use crate::engine::tests::{break_down, write_ctranslate2};
 
 /// A models folder with these, each of random weights.
@@ -13,11 +12,7 @@ fn models(names: &[&str]) -> tempfile::TempDir {
 }
 
 fn library(folder: &tempfile::TempDir, bytes_max: u64) -> Library {
-    Library::new(
-        folder.path().to_owned(),
-        Setup { precision: Precision::Int8, threads: 1, segments: 1 },
-        bytes_max,
-    )
+    Library::new(folder.path().to_owned(), Setup { threads: 1, segments: 1, ..Setup::default() }, bytes_max)
 }
 
 #[tokio::test]

@@ -121,7 +121,7 @@ impl Backend for Script {
     }
 
     fn copy_rows(&mut self, _copies: &[(Row, Row)]) -> Result<(), DeviceError> {
-        Err(DeviceError("nothing is copied here".to_owned()))
+        Err(DeviceError::new("nothing is copied here"))
     }
 
     fn align(&mut self, slot: Slot, tokens: &[u32]) -> Result<Alignment, DeviceError> {

@@ -87,7 +87,7 @@ impl Failing {
         if self.call == call {
             self.left = self.left.wrapping_sub(1);
             if self.left == 0 {
-                return Err(DeviceError("out of memory".to_owned()));
+                return Err(DeviceError::new("out of memory"));
             }
         }
         Ok(())
@@ -199,7 +199,7 @@ fn a_segment_gives_the_same_to_the_bit_on_the_processor() {
 
 #[test]
 fn a_device_that_fails_fails_what_is_under_way_and_nothing_else() {
-    let failed = Err(DeviceError("out of memory".to_owned()));
+    let failed = Err(DeviceError::new("out of memory"));
     let mut work = work();
     work.iter_mut().for_each(|(_, options)| options.words = true);
     for (call, number) in [(Call::Submit, 4), (Call::Encode, 2), (Call::Align, 1)] {

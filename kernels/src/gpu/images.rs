@@ -1,6 +1,7 @@
 //! Where a device's machine code comes from: this program, the folder of a former start, or the compiler.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use super::Setup;
 use super::cache::{self, Key};
@@ -40,6 +41,17 @@ pub enum Origin {
     Kept,
     /// The compiler. The words say why it could not be kept, where it should have been.
     Compiled(Option<String>),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Embedded(architecture) => write!(f, "built in for {architecture}"),
+            Origin::Kept => write!(f, "compiled at a former start"),
+            Origin::Compiled(None) => write!(f, "compiled now"),
+            Origin::Compiled(Some(reason)) => write!(f, "compiled now, and not kept: {reason}"),
+        }
+    }
 }
 
 /// Finds or makes the machine code of every unit.
