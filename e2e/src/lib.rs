@@ -6,11 +6,14 @@
 //! [`faults`] is a deployment in which things go wrong, over a [`proxy`] that makes lines bad; its tests are in
 //! `tests/faults/`.
 //!
+//! [`gpu`] compares a GPU with the processor and with its own limits.
+//!
 //! [`figures`] measures a whole deployment; [`talk`] makes up the facts of recordings for measurements.
 
 pub mod clips;
 pub mod faults;
 pub mod figures;
+pub mod gpu;
 pub mod pipeline;
 pub mod proxy;
 pub mod talk;

@@ -8,7 +8,7 @@ use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::{Either, select};
 
-use crate::backend::{Backend, DeviceError, Report};
+use crate::backend::{DeviceError, Report};
 use crate::cpu::Precision;
 use crate::devices::{self, Place};
 use crate::features::SAMPLE_RATE;

@@ -4,6 +4,7 @@ mod bench;
 mod cargo;
 mod demo;
 mod faults;
+mod gpu;
 mod kernels;
 mod lint;
 mod sanitize;
@@ -30,6 +31,7 @@ The chores of this project. Each sets up by itself what it needs and says what i
   cargo xtask bless [FILTER]    run the tests and write what they got into their expectations; read the diff
   cargo xtask bench [NAME]      measurements; without NAME: which there are
   cargo xtask faults --runs N   many things go wrong at once, on seeded schedules; alone: what it takes
+  cargo xtask gpu NAME          a GPU compared with the processor, or measured; alone: what there is
   cargo xtask kernels [bless]   compile every GPU kernel for every architecture, without a GPU: no spills, registers as
                                 in kernels/registers.txt, the instructions that are meant (bless: write the registers)
   cargo xtask kernels pack [ARCHITECTURE...]
@@ -73,6 +75,7 @@ fn run(args: &[String]) -> Result<ExitCode> {
         ["lint"] => lint::run(),
         ["bench", ref which @ ..] => bench::run(which),
         ["faults", ref arguments @ ..] => faults::run(arguments),
+        ["gpu", ref arguments @ ..] => gpu::run(arguments),
         ["kernels"] => kernels::run(kernels::Table::Check),
         ["kernels", "bless"] => kernels::run(kernels::Table::Update),
         ["kernels", "pack", ref architectures @ ..] => kernels::pack(architectures),

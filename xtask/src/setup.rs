@@ -82,6 +82,13 @@ pub fn for_tests() -> Result<ForTests> {
     Ok(ForTests { postgres, redis, models, clips, python, timescale })
 }
 
+/// Finds or fetches models and recordings to compare a GPU with the processor by.
+pub fn for_gpu() -> Result<(PathBuf, PathBuf)> {
+    crate::say::title("setting up");
+    model::tiny_en()?;
+    Ok((model::base()?, clips::all()?))
+}
+
 /// Finds or fetches what the comparison of engines needs.
 pub fn for_engines() -> Result<ForEngines> {
     crate::say::title("setting up");

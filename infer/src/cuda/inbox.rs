@@ -20,14 +20,9 @@ impl<T: Plain> Inbox<T> {
         Ok(Inbox { pinned, turn: 0, memory: device.uninitialised(len)? })
     }
 
-    /// Room.
-    pub fn len(&self) -> usize {
-        self.memory.len()
-    }
-
     /// Bytes of the device.
     pub fn bytes(&self) -> usize {
-        self.len() * size_of::<T>()
+        self.memory.len() * size_of::<T>()
     }
 
     /// Puts the values there, behind everything that was asked of the device before. Waits only where the device is two

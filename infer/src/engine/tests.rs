@@ -9,6 +9,7 @@ use safetensors::{Dtype, tensor::TensorView};
 use tempfile::TempDir;
 
 use super::*;
+use crate::backend::Backend;
 use crate::cpu::{Cpu, CpuOptions};
 use crate::plain::Plain;
 use crate::plain::network::Network;

@@ -140,10 +140,6 @@ impl Workspace<'_> {
 
 /// Computes the windows. `windows` are what `device_windows` holds on the device: they are checked here and read there. Their rows
 /// ascend and do not overlap.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "windows stand here and on the device, beside what is read, multiplied by and written"
-)]
 pub fn log_mel<T: Half>(
     device: &mut impl Device,
     pcm: &View<'_, i16>,
