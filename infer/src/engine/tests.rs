@@ -546,7 +546,7 @@ fn a_vocabulary_of_other_weights_is_named() {
 }
 
 /// Folder of an environment variable, or a plain line saying that the test does not run.
-fn given(variable: &str, inside: &str) -> Option<PathBuf> {
+pub(crate) fn given(variable: &str, inside: &str) -> Option<PathBuf> {
     let folder = env::var_os(variable)
         .map(|folder| PathBuf::from(folder).join(inside))
         .filter(|folder| folder.exists());

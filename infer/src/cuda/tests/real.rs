@@ -1,24 +1,17 @@
 //! tiny.en on real speech, composed of the kernels, by the emulator.
 
-use std::path::{Path, PathBuf};
-
 use super::*;
-use crate::engine::tests::speech;
+use crate::engine::tests::{given, speech};
 use crate::model::alignment_heads;
-
-/// What the repository's chores fill, or a plain line saying that the test does not run.
-fn present(path: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.voiceforge").join(path);
-    if !path.exists() {
-        eprintln!("skipped: {} is not there", path.display());
-    }
-    path.exists().then_some(path)
-}
 
 /// The first seconds of a clip: the whole encoder and a text of some tokens, against the processor in f32.
 #[test]
 fn tiny_en_says_what_the_processor_says() {
-    let (Some(folder), Some(clips)) = (present("models/tiny.en"), present("clips-2")) else { return };
+    let (Some(folder), Some(clip)) =
+        (given("VOICEFORGE_TEST_MODELS", "tiny.en"), given("VOICEFORGE_TEST_CLIPS", "beckett.wav"))
+    else {
+        return;
+    };
     let weights = Weights::open(&folder).unwrap();
     let dims = crate::model::dims(&weights).unwrap();
     let tokens = Tokens::load(&folder, weights.format(), dims.vocabulary).unwrap();
@@ -32,7 +25,7 @@ fn tiny_en_says_what_the_processor_says() {
     let options = CpuOptions { precision: Precision::F32, threads: 2, slots: 1, rows: 1 };
     let mut cpu = Cpu::load(&weights, rules, heads, options).unwrap();
 
-    let pcm = speech(clips.join("beckett.wav"));
+    let pcm = speech(clip);
     let pcm = &pcm[..pcm.len().min(3 * 16_000)];
     let sound = window(0, pcm, 200);
     cuda.encode(&[sound]).unwrap();
