@@ -64,12 +64,12 @@ impl Config {
             backend: match from
                 .setting("infer-backend", "where models run: auto takes a GPU if one can be used, else the processor")
                 .one_of(&["auto", "cuda", "cpu"])
-                .or("auto")
+                .or("cpu")
                 .as_str()
             {
                 "cuda" => Wish::Cuda,
-                "cpu" => Wish::Cpu,
-                _ => Wish::Auto,
+                "auto" => Wish::Auto,
+                _ => Wish::Cpu,
             },
             device: from
                 .setting("infer-device", "which GPU, as the driver counts them from 0")

@@ -133,7 +133,11 @@ impl Sampler {
             device.upload_later(pinned, &mut self.states.view_mut().part_mut(*row..row + 1)?)?;
         }
         self.items.put(device, &plan.samples)?;
-        assert!(plan.tokens.len() <= self.told.memory.len(), "{} tokens are asked at once", plan.tokens.len());
+        assert!(
+            plan.tokens.len() <= self.told.memory.len(),
+            "{} tokens are asked at once",
+            plan.tokens.len()
+        );
         self.questions.put(device, &plan.questions)?;
         self.asked.put(device, &plan.tokens)
     }

@@ -226,7 +226,7 @@ fn what_is_not_in_the_contract_is_refused() {
         let item = Item { row: 0, chosen: NONE, top: 0 };
         refuse(&[Item { row: 2, ..item }], "row 2 of 2");
         refuse(&[item, item], "row 0 is there twice");
-        refuse(&[Item { top: 17, ..item }], "asks for 17 tokens");
+        refuse(&[Item { top: 18, ..item }], "asks for 18 tokens");
         refuse(&[Item { chosen: 2_000, ..item }], "chose 2000 of 2000");
         refuse(&[item, Item { row: 1, ..item }], "logits has 2000 elements of the 4000");
     });
