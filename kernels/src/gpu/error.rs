@@ -75,8 +75,8 @@ pub enum OpenError {
     /// Nothing for this device is embedded, and no compiler is here.
     #[error(
         "this program has no kernels for {architecture}, and NVRTC, which would compile them, is not here ({reason}): either \
-         `pip install nvidia-cuda-nvrtc` and name its folder (.../site-packages/nvidia/cu13/lib) in the settings or in \
-         LD_LIBRARY_PATH, or install the CUDA toolkit 13"
+         `pip install nvidia-cuda-nvrtc` and name its folder (.../site-packages/nvidia/cu13/lib) in LD_LIBRARY_PATH, \
+         or install the CUDA toolkit 13"
     )]
     NoCompiler {
         /// The device's.
