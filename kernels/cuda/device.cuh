@@ -225,27 +225,22 @@ template <class T> __device__ __forceinline__ void store8(T* place, const float 
 // landed. Then it may read what it copied; others may behind a barrier. Until then what was there is gone and nothing is there yet.
 
 #ifdef KERNELS_EMULATED
-template <class T> void copy16_if(Shared<T> to, u32 i, const void* from, bool inside) {
+template <class T> void copy16_later(Shared<T> to, u32 i, const void* from, bool inside) {
     if (inside) check_vector(from, 16);
     emulator::begin_copy(to.vector(i, 16), to.traces + i * sizeof(T) / emulator::GRAIN, inside ? from : nullptr, 16);
 }
-template <class T> void copy16_later(Shared<T> to, u32 i, const void* from) { copy16_if<T>(to, i, from, from); }
 inline void commit_copies() { emulator::self().copy_groups++; }
 template <u32 LEFT> void wait_for_copies() { emulator::land_copies(LEFT); }
 #else
 __device__ __forceinline__ u32 shared_address(const void* place) { return (u32)__cvta_generic_to_shared(place); }
-// Sixteen bytes to element i on, or zeros where they are not inside of what there is to copy: an address that is computed all the
-// same takes fewer registers than one that is chosen. They pass the L1 cache by; the line that they are in is brought to the L2
+// Sixteen bytes to element i on, or zeros where they are not inside of what there is to copy; the address is one of the device's
+// all the same. They pass the L1 cache by; the line that they are in is brought to the L2
 // cache whole, since what stands behind them is wanted next.
-template <class T> __device__ __forceinline__ void copy16_if(T* to, u32 i, const void* from, bool inside) {
+template <class T> __device__ __forceinline__ void copy16_later(T* to, u32 i, const void* from, bool inside) {
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
                  :
                  : "r"(shared_address(to + i)), "l"(from), "r"(inside ? 16 : 0)
                  : "memory");
-}
-// The same where `from` is null for what is not there.
-template <class T> __device__ __forceinline__ void copy16_later(T* to, u32 i, const void* from) {
-    copy16_if<T>(to, i, from, from != nullptr);
 }
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" : : : "memory"); }
 // All but the latest LEFT groups.

@@ -49,9 +49,10 @@ __device__ __forceinline__ void product(PlaceOf place_of, const T* w, const floa
                 // Of 32 columns each fragment takes two neighbours of each 8, so that a lane's sums are of 8 neighbours.
                 const u32 column = i / 32 * 32 + i % 8 / 2 * 8 + i % 32 / 8 * 2 + i % 2;
                 const T* of_x = k < depth ? place_of(i, k) : nullptr;
-                const T* of_w = k < depth && first + i < width ? w + (u64)(first + i) * depth + k : nullptr;
-                copy16_later<T>(stages, stage + place_in_stage(i, pack), of_x);
-                copy16_later<T>(stages, stage + place_in_stage(TILE + column, pack), of_w);
+                const bool in_w = k < depth && first + i < width;
+                const T* of_w = in_w ? w + (u64)(first + i) * depth + k : w;
+                copy16_later<T>(stages, stage + place_in_stage(i, pack), of_x ? of_x : w, of_x != nullptr);
+                copy16_later<T>(stages, stage + place_in_stage(TILE + column, pack), of_w, in_w);
             }
         }
         // Behind the last step too, so that the same number of groups stands between a stage's copies and its turn.

@@ -27,12 +27,13 @@ pub trait Accelerator: Device {
     /// was; or it repeats as a GPU does (`Emulator::with_replays`).
     ///
     /// `work` may launch, fill and copy on the device. To allocate, to move anything between host and device, and to wait are
-    /// refused. Work inside of work belongs to the outer. Once any [`Memory`] has been dropped, all is recorded anew. Each key
-    /// that came twice holds some memory of host and device until then, so keys should be few: round lengths up.
+    /// refused. Work inside of work belongs to the outer. Once any [`Memory`] has been dropped, or more keys came than are kept, all
+    /// is recorded anew. Each key that came twice holds some memory of host and device until then, so keys should be few: round
+    /// lengths up. What cannot be recorded is done as it stands.
     fn graph<E: From<Error>>(
         &mut self,
         key: GraphKey,
-        work: impl FnOnce(&mut Self) -> Result<(), E>,
+        work: impl FnMut(&mut Self) -> Result<(), E>,
     ) -> Result<(), E>
     where
         Self: Sized;

@@ -179,7 +179,7 @@ impl Accelerator for Emulator {
     fn graph<E: From<Error>>(
         &mut self,
         key: GraphKey,
-        work: impl FnOnce(&mut Self) -> Result<(), E>,
+        mut work: impl FnMut(&mut Self) -> Result<(), E>,
     ) -> Result<(), E> {
         if self.recorded.is_some() {
             return work(self);

@@ -194,17 +194,29 @@ impl Gpu {
     fn record<E: From<Error>>(
         &mut self,
         key: GraphKey,
-        work: impl FnOnce(&mut Self) -> Result<(), E>,
+        mut work: impl FnMut(&mut Self) -> Result<(), E>,
     ) -> Result<(), E> {
         Graph::begin(&self.heap.stream).map_err(failed(key.name))?;
-        self.in_graph = true;
-        let done = work(self);
-        self.in_graph = false;
+        let done = self.inside(&mut work);
         let graph = Graph::end(&self.heap.stream);
         // Work that failed says why; that its graph is spoilt as well says nothing.
         done?;
-        let graph = graph.map_err(failed(key.name))?;
-        Ok(self.graphs.recorded(key, graph).replay().map_err(failed(key.name))?)
+        match graph {
+            Ok(graph) => Ok(self.graphs.recorded(key, graph).replay().map_err(failed(key.name))?),
+            // Mostly for want of memory, which must not stop what can be done without.
+            Err(_) => {
+                self.graphs.refused(key);
+                self.inside(&mut work)
+            }
+        }
+    }
+
+    /// Does what may be part of a graph.
+    fn inside<E>(&mut self, work: &mut impl FnMut(&mut Self) -> Result<(), E>) -> Result<(), E> {
+        self.in_graph = true;
+        let done = work(self);
+        self.in_graph = false;
+        done
     }
 }
 
@@ -251,18 +263,20 @@ impl Accelerator for Gpu {
     fn graph<E: From<Error>>(
         &mut self,
         key: GraphKey,
-        work: impl FnOnce(&mut Self) -> Result<(), E>,
+        mut work: impl FnMut(&mut Self) -> Result<(), E>,
     ) -> Result<(), E> {
         if self.in_graph {
             return work(self);
         }
         self.give_back()?;
+        if self.graphs.is_full() {
+            // None of them may be under way when it goes.
+            self.heap.stream.synchronize().map_err(failed(key.name))?;
+            self.graphs.forget();
+        }
         match self.graphs.turn(&key) {
             Turn::Do => {
-                self.in_graph = true;
-                let done = work(self);
-                self.in_graph = false;
-                done?;
+                self.inside(&mut work)?;
                 self.graphs.done(key);
                 Ok(())
             }

@@ -42,8 +42,8 @@ __device__ __forceinline__ void copy_stage(Shared<T> tiles, u32 stage, const T* 
         const u32 row = i * THREADS / PACKS + threadIdx.x / PACKS, pack = threadIdx.x % PACKS, to = stage + place_of(row, pack);
         const bool inside = first + row < length;
         const u64 from = (inside ? first + row : 0) * stride + pack * 8;
-        copy16_if<T>(tiles, to, keys + from, inside);
-        copy16_if<T>(tiles, to + KEYS * WIDTH, values + from, inside);
+        copy16_later<T>(tiles, to, keys + from, inside);
+        copy16_later<T>(tiles, to + KEYS * WIDTH, values + from, inside);
     }
     commit_copies();
 }

@@ -37,10 +37,15 @@ pub struct Graphs<G> {
     known: HashMap<GraphKey, State<G>>,
 }
 
+/// Keys that are kept: some hundred kernels each are some megabytes.
+const KEYS_MAX: usize = 512;
+
 enum State<G> {
     /// Its work was done once, as it stands.
     Done,
     Recorded(G),
+    /// It could not be recorded.
+    Refused,
 }
 
 /// What is to be done with a key's work.
@@ -64,7 +69,7 @@ impl<G> Graphs<G> {
     /// What comes next for a key.
     pub fn turn(&self, key: &GraphKey) -> Turn<'_, G> {
         match self.known.get(key) {
-            None => Turn::Do,
+            None | Some(State::Refused) => Turn::Do,
             Some(State::Done) => Turn::Record,
             Some(State::Recorded(graph)) => Turn::Replay(graph),
         }
@@ -72,7 +77,17 @@ impl<G> Graphs<G> {
 
     /// Its work was done without an error.
     pub fn done(&mut self, key: GraphKey) {
-        self.known.insert(key, State::Done);
+        self.known.entry(key).or_insert(State::Done);
+    }
+
+    /// It cannot be recorded, and is done as it stands each time.
+    pub fn refused(&mut self, key: GraphKey) {
+        self.known.insert(key, State::Refused);
+    }
+
+    /// Whether there are so many that they should be [forgotten](Graphs::forget).
+    pub fn is_full(&self) -> bool {
+        self.known.len() >= KEYS_MAX
     }
 
     /// Its work is in this graph from now on.
@@ -106,5 +121,19 @@ mod tests {
         assert_eq!(graphs.turn(&key(1)), Turn::Replay(&"graph"));
         graphs.forget();
         assert_eq!(graphs.turn(&key(1)), Turn::Do);
+    }
+
+    #[test]
+    fn what_cannot_be_recorded_is_done_and_many_keys_are_too_many() {
+        let mut graphs = Graphs::<&str>::new();
+        let key = |rows| GraphKey { name: "step", numbers: [rows, 0, 0, 0] };
+        graphs.done(key(0));
+        graphs.refused(key(0));
+        graphs.done(key(0));
+        assert_eq!(graphs.turn(&key(0)), Turn::Do);
+        (1..KEYS_MAX - 1).for_each(|rows| graphs.done(key(rows)));
+        assert!(!graphs.is_full());
+        graphs.done(key(KEYS_MAX));
+        assert!(graphs.is_full());
     }
 }

@@ -239,9 +239,9 @@ fn copies_land_where_they_are_waited_for() {
         &format!(
             "{THREAD} DYNAMIC_SHARED(float, s, 0, 64);
              const float* mine = in + blockIdx.x * 64;
-             if (i < 8) copy16_later<float>(s, 4 * i, mine + 4 * i);
+             if (i < 8) copy16_later<float>(s, 4 * i, mine + 4 * i, true);
              commit_copies();
-             if (i < 8) copy16_later<float>(s, 32 + 4 * i, i < 4 ? mine + 32 + 4 * i : nullptr);
+             if (i < 8) copy16_later<float>(s, 32 + 4 * i, mine + 32 + 4 * i, i < 4);
              commit_copies();
              wait_for_copies<1>(); __syncthreads();
              if (i < 32) out[all] = s[i];
@@ -256,7 +256,7 @@ fn copies_land_where_they_are_waited_for() {
             "{THREAD} DYNAMIC_SHARED(float, s, 0, 64);
              float sum = 0;
              for (u32 turn = 0; turn < 4; turn++) {{
-                 if (i < 16) copy16_later<float>(s, 4 * i, in + blockIdx.x * 64 + 4 * ((i + turn) % 16));
+                 if (i < 16) copy16_later<float>(s, 4 * i, in + blockIdx.x * 64 + 4 * ((i + turn) % 16), true);
                  commit_copies(); wait_for_copies<0>(); __syncthreads();
                  sum += s[i];
                  __syncthreads();
@@ -270,7 +270,8 @@ fn copies_land_where_they_are_waited_for() {
 #[test]
 fn copies_that_nobody_waits_for_are_found() {
     let fails = |then: &str, said: &str| {
-        let begin = "DYNAMIC_SHARED(float, s, 0, 64); if (i < 16) copy16_later<float>(s, 4 * i, in + 4 * i);";
+        let begin =
+            "DYNAMIC_SHARED(float, s, 0, 64); if (i < 16) copy16_later<float>(s, 4 * i, in + 4 * i, true);";
         check_fails(&format!("{THREAD} {begin}\n{then}"), said);
     };
     fails("commit_copies(); __syncthreads(); out[all] = s[i];", "read that a copy under way has yet to fill");
@@ -286,7 +287,7 @@ fn copies_that_nobody_waits_for_are_found() {
     );
     fails("commit_copies(); __syncthreads(); s[i] = 1;", "written that a copy is under way to");
     fails(
-        "__syncthreads(); if (i < 4) copy16_later<float>(s, 4 * i, nullptr);",
+        "__syncthreads(); if (i < 4) copy16_later<float>(s, 4 * i, in, false);",
         "written that a copy is under way to",
     );
     fails("commit_copies();", "ends while a copy");
@@ -304,12 +305,12 @@ fn copies_race_with_what_others_read_and_wrote() {
             said,
         );
     };
-    let copy = "if (i < 16) copy16_later<float>(s, 4 * ((i + 8) % 16), in);";
+    let copy = "if (i < 16) copy16_later<float>(s, 4 * ((i + 8) % 16), in, true);";
     fails(&format!("s[i] = 1; __syncthreads(); out[all] = s[i]; {copy}"), "");
     fails(&format!("s[i] = 1; {copy}"), "");
-    fails("copy16_later<float>(s, 2, in);", "misaligned");
-    fails("copy16_later<float>(s, 0, in + 1);", "misaligned");
-    fails("copy16_later<float>(s, 64, in);", "outside of its bounds");
+    fails("copy16_later<float>(s, 2, in, true);", "misaligned");
+    fails("copy16_later<float>(s, 0, in + 1, true);", "misaligned");
+    fails("copy16_later<float>(s, 64, in, true);", "outside of its bounds");
 }
 
 /// Lanes name rows in an order of their own; rows are 16 numbers apart, and what comes is compared with the manual's layout.
