@@ -37,6 +37,33 @@ pub struct Options {
     pub ffmpeg: String,
     /// Threads of the engine, 0 for one per processor.
     pub threads: usize,
+    /// Where the model runs.
+    pub backend: Backend,
+    /// Which GPU, counted from 0.
+    pub device: usize,
+}
+
+/// Where a model runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Backend {
+    /// The processor
+    #[default]
+    Cpu,
+    /// A GPU
+    Cuda,
+    /// A GPU if one can be used, else the processor
+    Auto,
+}
+
+impl Backend {
+    /// As `--infer-backend` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Backend::Cpu => "cpu",
+            Backend::Cuda => "cuda",
+            Backend::Auto => "auto",
+        }
+    }
 }
 
 /// Running stages.
@@ -169,6 +196,8 @@ fn variables(options: &Options) -> Map {
         ("VOICEFORGE_MODEL".to_owned(), options.model.clone()),
         ("VOICEFORGE_FFMPEG".to_owned(), options.ffmpeg.clone()),
         ("VOICEFORGE_INFER_THREADS".to_owned(), options.threads.to_string()),
+        ("VOICEFORGE_INFER_BACKEND".to_owned(), options.backend.name().to_owned()),
+        ("VOICEFORGE_INFER_DEVICE".to_owned(), options.device.to_string()),
     ])
 }
 

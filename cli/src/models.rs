@@ -1,5 +1,6 @@
-//! `voiceforge models`: the weights of Whisper on this machine.
+//! `voiceforge models`: the weights of Whisper on this machine, and how fast they are.
 
+mod bench;
 mod choice;
 mod fetch;
 mod hub;
@@ -47,6 +48,9 @@ pub enum Action {
         #[arg(long)]
         again: bool,
     },
+    /// Measure how fast a model is on this machine
+    #[command(after_help = bench::EXAMPLES)]
+    Bench(bench::Arguments),
     /// List the models that are there
     Ls {
         /// Write a line of JSON for each
@@ -70,7 +74,8 @@ pub enum From {
 const EXAMPLES: &str = "\
 Examples:
   voiceforge models pull tiny.en
-  voiceforge models ls";
+  voiceforge models ls
+  voiceforge models bench tiny.en talk.mp3";
 
 const PULL_EXAMPLES: &str = "\
 Examples:
@@ -103,6 +108,11 @@ pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCo
                     config.data.display()
                 ));
             }
+        }
+        Action::Bench(arguments) => {
+            let Choice { folder, name } = choose(&folders, Some(&arguments.name))?;
+            let work = move || bench::run(&arguments, &folder.join(name), &Progress::new());
+            tokio::task::spawn_blocking(work).await.context("measure")??;
         }
         Action::Ls { json } => {
             let known = folders.iter().rposition(|folder| folder.is_dir()).unwrap_or(0);

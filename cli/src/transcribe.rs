@@ -10,7 +10,7 @@ use service::telemetry;
 use transcript::{State, Status, Transcript};
 
 use crate::config::Config;
-use crate::local::{Local, Options};
+use crate::local::{Backend, Local, Options};
 use crate::progress::{Progress, Standing, clock};
 use crate::wishes::{Shape, Wishes};
 use crate::{input, models, out};
@@ -41,6 +41,12 @@ pub struct Arguments {
     /// Threads to compute with (default: one for each processor)
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub threads: usize,
+    /// Where the model runs
+    #[arg(long, value_enum, default_value_t)]
+    pub backend: Backend,
+    /// Which GPU, counted from 0
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub device: usize,
 }
 
 const EXAMPLES: &str = "\
@@ -84,8 +90,9 @@ pub async fn run(arguments: Arguments, config: &Config) -> anyhow::Result<ExitCo
     let mut local = {
         let meter = progress.begin(&model);
         meter.activity("loading the model");
-        let (ffmpeg, threads) = (arguments.ffmpeg.clone(), arguments.threads);
-        Local::start(Options { models: folder, model, ffmpeg, threads }).await?
+        let Arguments { threads, backend, device, .. } = arguments;
+        let ffmpeg = arguments.ffmpeg.clone();
+        Local::start(Options { models: folder, model, ffmpeg, threads, backend, device }).await?
     };
 
     let mut failures = arguments.files.len() - files.len();

@@ -153,3 +153,28 @@ fn a_model_that_is_not_there_is_told_with_its_remedy() {
     let told = text(&ended.stderr);
     assert!(told.contains("`voiceforge models pull base`") && told.lines().count() == 1, "{told}");
 }
+
+#[test]
+fn a_model_is_measured_and_what_is_missing_is_told() {
+    let Some((models, clips)) = given("a_model_is_measured_and_what_is_missing_is_told") else { return };
+    let (wave, _) = clip(&clips);
+    let bench = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_voiceforge"));
+        command.args(["models", "bench", "--models"]).arg(&models).arg("tiny.en").arg(&wave).args(more);
+        command.output().expect("the program starts")
+    };
+    let measured = bench(&["--slots", "2"]);
+    let (said, told) = (text(&measured.stdout), text(&measured.stderr));
+    assert!(measured.status.success(), "{told}");
+    assert!(said.contains("tiny.en") && said.contains("of sound a second") && said.contains("MiB"), "{said}");
+    for (more, remedy) in [
+        (&["--precision", "int4"][..], "none of int8, bf16 and f32"),
+        // No driver counts as many.
+        (&["--backend", "cuda", "--device", "60"], "use a GPU"),
+        (&["--slots", "0"], "1..=256"),
+    ] {
+        let refused = bench(more);
+        let told = text(&refused.stderr);
+        assert!(!refused.status.success() && told.contains(remedy), "{told}");
+    }
+}

@@ -76,7 +76,8 @@ pub enum Feed<'a> {
     },
     /// The token that the row was answered last, without the host knowing it.
     Sampled,
-    /// A token that the host chose among those it was told; it counts as sampled.
+    /// A token that the host chose, behind [`Ask::Top`]; it counts as sampled. Behind [`Ask::Token`] it would count beside the one
+    /// that was taken.
     Chosen(u32),
 }
 
@@ -85,9 +86,9 @@ pub enum Feed<'a> {
 pub enum Ask<'a> {
     /// One token, chosen as the row's [`Sampling`] says.
     Token,
-    /// The likeliest tokens after the filters, this many.
+    /// The likeliest tokens after the filters, this many: at least 1.
     Top(usize),
-    /// The probabilities of these tokens among themselves, before any filter (of languages).
+    /// The probabilities of these tokens among themselves, before any filter (of languages); for [`Feed::Start`].
     Among(&'a [u32]),
 }
 

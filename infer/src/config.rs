@@ -8,6 +8,7 @@ use streams::Queue;
 use streams::stage::{Inlet, Options};
 
 use crate::cpu::Precision;
+use crate::cuda::Form;
 use crate::devices::Wish;
 
 /// What an operator can set.
@@ -23,6 +24,8 @@ pub struct Config {
     pub backend: Wish,
     /// Which GPU, counted from 0.
     pub device: usize,
+    /// How a GPU keeps the sound that a segment hears.
+    pub sound: Form,
     /// Threads of the engine; 0 is one per processor.
     pub threads: usize,
     /// Form of the weights.
@@ -75,6 +78,15 @@ impl Config {
                 .setting("infer-device", "which GPU, as the driver counts them from 0")
                 .within(0..=63)
                 .or("0"),
+            sound: match from
+                .setting("infer-sound-cache", "how a GPU keeps the sound that a segment hears: whole, or in e4m3, half as much to hold and read")
+                .one_of(&["whole", "e4m3"])
+                .or("whole")
+                .as_str()
+            {
+                "e4m3" => Form::E4m3,
+                _ => Form::Whole,
+            },
             threads: from.setting("infer-threads", "threads of the engine, 0 for one per processor").or("0"),
             precision: Precision::of(
                 &from

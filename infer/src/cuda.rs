@@ -36,6 +36,8 @@ use plan::{Frame, Plan, Text, Told};
 use sampler::{Results, Sampler};
 use sound::SoundCaches;
 
+pub use sound::Form;
+
 /// Steps whose results are on their way while the next is asked for.
 const LAG: usize = 1;
 
@@ -48,12 +50,15 @@ pub struct CudaOptions {
     pub rows: usize,
     /// Windows encoded at once.
     pub windows: usize,
+    /// How the sound is kept.
+    pub sound: Form,
 }
 
 /// A model on a device that runs CUDA's kernels, its weights in `T`.
 pub struct Cuda<A, T> {
     device: A,
     name: String,
+    form: Form,
     network: Network<T>,
     frame: Frame,
     end: u32,
@@ -90,7 +95,7 @@ impl<A: Accelerator, T: Half> Cuda<A, T> {
     ) -> Result<Cuda<A, T>, LoadError> {
         let dims = crate::model::dims(weights)?;
         runs(dims).map_err(|reason| LoadError::unsupported(weights.file(), reason))?;
-        let CudaOptions { slots, rows, windows } = options;
+        let CudaOptions { slots, rows, windows, sound } = options;
         let network = Network::load(&mut device, weights)?;
         let mut order: Vec<usize> = (0..alignment_heads.len()).collect();
         order.sort_unstable_by_key(|i| alignment_heads[*i]);
@@ -102,11 +107,17 @@ impl<A: Accelerator, T: Half> Cuda<A, T> {
         let encoder = Encoder::new(&mut device, dims, windows)?;
         let decoder = Decoder::new(&mut device, &network, (rows, logits, looked_at))?;
         let sampler = Sampler::new(&mut device, dims, rules, (rows, network.columns()))?;
-        let caches = SoundCaches::new(&mut device, dims, slots)?;
+        let caches = SoundCaches::new(&mut device, dims, slots, sound)?;
         let no_speech = rules.special.no_speech;
         Ok(Cuda {
             name,
-            frame: Frame { room: AUDIO_POSITIONS, vocabulary: dims.vocabulary, no_speech },
+            form: sound,
+            frame: Frame {
+                text_positions: dims.text_positions,
+                room: AUDIO_POSITIONS,
+                vocabulary: dims.vocabulary,
+                no_speech,
+            },
             end: rules.special.end,
             alignment_heads: ascending,
             alignment_places: order,
@@ -278,8 +289,12 @@ impl<A: Accelerator + Send, T: Half> Backend for Cuda<A, T> {
 
     fn report(&self) -> Report {
         let precision = T::pick("f16", "bf16");
+        let sound = match self.form {
+            Form::Whole => "",
+            Form::E4m3 => ", sound in e4m3",
+        };
         Report {
-            device: format!("{} {precision}", self.name),
+            device: format!("{} {precision}{sound}", self.name),
             weight_bytes: self.network.bytes,
             state_bytes: self.state_bytes(),
         }

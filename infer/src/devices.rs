@@ -68,9 +68,10 @@ pub fn load(
     alignment_heads: Vec<(usize, usize)>,
     setup: Setup,
 ) -> Result<Box<dyn Backend>, LoadError> {
-    let Setup { place, precision, threads, segments } = setup;
+    let Setup { place, precision, threads, segments, sound } = setup;
     // Rows for a text of each segment, and for all candidates of one.
     let rows = segments.max(CANDIDATES_MAX);
+    let on_device = CudaOptions { slots: segments, rows, windows: WINDOWS.min(segments), sound };
     match (place, precision) {
         (Place::Cpu, _) => {
             let processors = || std::thread::available_parallelism().map_or(1, |count| count.get());
@@ -79,11 +80,9 @@ pub fn load(
             Ok(Box::new(Cpu::load(weights, rules, alignment_heads, options)?))
         }
         (Place::Cuda(ordinal), Precision::Bf16) => {
-            on_gpu::<bf16>(ordinal, weights, &rules, &alignment_heads, (segments, rows))
+            on_gpu::<bf16>(ordinal, weights, &rules, &alignment_heads, on_device)
         }
-        (Place::Cuda(ordinal), _) => {
-            on_gpu::<f16>(ordinal, weights, &rules, &alignment_heads, (segments, rows))
-        }
+        (Place::Cuda(ordinal), _) => on_gpu::<f16>(ordinal, weights, &rules, &alignment_heads, on_device),
     }
 }
 
@@ -92,11 +91,10 @@ fn on_gpu<T: Half>(
     weights: &Weights,
     rules: &Rules,
     alignment_heads: &[(usize, usize)],
-    (slots, rows): (usize, usize),
+    options: CudaOptions,
 ) -> Result<Box<dyn Backend>, LoadError> {
     let device = Gpu::open_with(ordinal, &setup())?;
     let name = format!("cuda {ordinal} {}", device.about().name);
-    let options = CudaOptions { slots, rows, windows: WINDOWS.min(slots) };
     Ok(Box::new(Cuda::<_, T>::load(device, name, weights, rules, alignment_heads, options)?))
 }
 

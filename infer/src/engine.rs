@@ -10,6 +10,7 @@ use futures::future::{Either, select};
 
 use crate::backend::{DeviceError, Report};
 use crate::cpu::Precision;
+use crate::cuda::Form;
 use crate::devices::{self, Place};
 use crate::features::SAMPLE_RATE;
 use crate::model::weights::Weights;
@@ -47,11 +48,13 @@ pub struct Setup {
     pub threads: usize,
     /// Segments under way at once.
     pub segments: usize,
+    /// How a GPU keeps the sound that a segment hears.
+    pub sound: Form,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { place: Place::Cpu, precision: Precision::Int8, threads: 0, segments: 8 }
+        Setup { place: Place::Cpu, precision: Precision::Int8, threads: 0, segments: 8, sound: Form::Whole }
     }
 }
 

@@ -20,7 +20,8 @@ use crate::library::Library;
 use crate::scheduler::{self, Urgency};
 use crate::tokens::language_code;
 use crate::{
-    Engine, Error, ModelInfo, Options, Output, Task, Thresholds, Word, hash, languages, metrics, models, trim,
+    Engine, Error, LoadError, ModelInfo, Options, Output, Task, Thresholds, Word, hash, languages, metrics,
+    models, trim,
 };
 
 /// The infer stage.
@@ -90,8 +91,8 @@ impl Infer {
         let place = devices::choose(config.backend, config.device).context(
             "use a GPU, as --infer-backend cuda asks; with auto or cpu models would run on the processor",
         )?;
-        let Config { precision, threads, slots: segments, .. } = config;
-        let setup = Setup { place, precision, threads, segments };
+        let Config { precision, threads, slots: segments, sound, .. } = config;
+        let setup = Setup { place, precision, threads, segments, sound };
         let library = Arc::new(Library::new(config.models.clone(), setup, config.memory.0));
         tokio::spawn(unload_idle(Arc::clone(&library), config.idle));
         let infer = Infer { log, config, models: found, library, lost: CancellationToken::new() };
@@ -121,6 +122,13 @@ impl Infer {
             return Ok(Voice::Hash(pause));
         }
         Ok(Voice::Whisper(self.library.get(model).await?))
+    }
+
+    fn not_loaded(&self, error: &anyhow::Error) -> Problem {
+        if error.downcast_ref().is_some_and(LoadError::is_lost) {
+            self.lost.cancel();
+        }
+        Problem::Later(Cause::new("model_load", format!("{error:#}")))
     }
 
     async fn segment(&self, delivery: Delivery) {
@@ -186,10 +194,7 @@ impl Infer {
             let before = self.log.before(envelope.shard, &segment, envelope.round).await.map_err(redis)?;
             options.previous = self.previous(before)?;
         }
-        let engine = self
-            .engine(&model.name)
-            .await
-            .map_err(|error| Problem::Later(Cause::new("model_load", format!("{error:#}"))))?;
+        let engine = self.engine(&model.name).await.map_err(|error| self.not_loaded(&error))?;
         let speech = self
             .log
             .speech(envelope.shard, &segment, envelope.round)

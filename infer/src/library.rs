@@ -9,6 +9,7 @@ use anyhow::Context;
 use tokio::sync::OnceCell;
 
 use crate::engine::{Engine, Setup};
+use crate::model::LoadError;
 use crate::{metrics, models};
 
 /// Loaded models of a models folder. Clones of an engine that are handed out keep it loaded.
@@ -69,15 +70,26 @@ impl Library {
         names
     }
 
+    /// Loads a model; where its device is full, in the place of those that were not used for longest.
     async fn load(&self, name: &str) -> anyhow::Result<Arc<Engine>> {
+        loop {
+            let loaded = self.load_once(name).await;
+            let is_full = |error: &anyhow::Error| error.downcast_ref().is_some_and(LoadError::is_full);
+            if !loaded.as_ref().err().is_some_and(is_full) || !self.unload_oldest(name) {
+                return loaded;
+            }
+        }
+    }
+
+    async fn load_once(&self, name: &str) -> anyhow::Result<Arc<Engine>> {
         let folder = models::resolve(&self.folder, name)?;
         let setup = self.setup;
         let started = Instant::now();
         let load = tokio::task::spawn_blocking(move || Engine::load(&folder, setup));
         let engine = load.await.with_context(|| format!("load the model {name}"))??;
         let seconds = started.elapsed().as_secs_f64();
-        metrics::loaded(name, seconds);
         let report = engine.report();
+        metrics::loaded(name, seconds, report);
         let mib = report.bytes() >> 20;
         tracing::info!(model = name, seconds, device = report.device, mib, "model loaded");
         Ok(Arc::new(engine))
@@ -85,19 +97,19 @@ impl Library {
 
     /// Unloads the least recently used models until the bound is kept, sparing `name` and what is in use.
     fn make_room(&self, name: &str) {
-        loop {
-            let oldest = {
-                let shelf = self.shelf();
-                let bytes: u64 = shelf.values().map(Volume::bytes).sum();
-                if bytes <= self.bytes_max {
-                    return;
-                }
-                let others = shelf.iter().filter(|(other, volume)| *other != name && volume.is_spare());
-                others.min_by_key(|(_, volume)| volume.used).map(|(_, volume)| volume.used)
-            };
-            let Some(oldest) = oldest else { return };
-            self.unload(|volume| volume.used == oldest && volume.bytes() > 0);
-        }
+        let is_over = || self.shelf().values().map(Volume::bytes).sum::<u64>() > self.bytes_max;
+        while is_over() && self.unload_oldest(name) {}
+    }
+
+    /// Unloads the least recently used model, sparing `name` and what is in use; says whether there was one.
+    fn unload_oldest(&self, name: &str) -> bool {
+        let oldest = {
+            let shelf = self.shelf();
+            let others = shelf.iter().filter(|(other, volume)| *other != name && volume.is_spare());
+            others.min_by_key(|(_, volume)| volume.used).map(|(_, volume)| volume.used)
+        };
+        let unload = |used| !self.unload(|volume| volume.used == used && volume.bytes() > 0).is_empty();
+        oldest.is_some_and(unload)
     }
 
     fn unload(&self, which: impl Fn(&Volume) -> bool) -> Vec<String> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
 
-use crate::backend::Sound;
+use crate::backend::{DeviceError, Report, Sound};
 
 /// A segment of `audio_ms` was transcribed; the time of the model, and the highest temperature it needed.
 pub fn transcribed(model: &str, audio_ms: u64, took: Duration, temperature: f32) {
@@ -46,15 +46,27 @@ pub fn failed(code: &str, is_over: bool) {
     counter!("infer_failures_total", "code" => code.to_owned()).increment(1);
 }
 
-/// A model was loaded in `seconds`.
-pub fn loaded(model: &str, seconds: f64) {
+/// A model was loaded in `seconds`, and takes so many bytes of its device.
+pub fn loaded(model: &str, seconds: f64, report: &Report) {
     histogram!("infer_model_load_seconds", "model" => model.to_owned()).record(seconds);
     gauge!("infer_model_loaded", "model" => model.to_owned()).set(1.0);
+    for (of, bytes) in [("weights", report.weight_bytes), ("state", report.state_bytes)] {
+        gauge!("infer_model_bytes", "model" => model.to_owned(), "of" => of).set(bytes as f64);
+    }
 }
 
 /// A model was unloaded.
 pub fn unloaded(model: &str) {
     gauge!("infer_model_loaded", "model" => model.to_owned()).set(0.0);
+    for of in ["weights", "state"] {
+        gauge!("infer_model_bytes", "model" => model.to_owned(), "of" => of).set(0.0);
+    }
+}
+
+/// The device failed.
+pub fn device_failed(error: &DeviceError) {
+    let how = if error.is_lost { "lost" } else { "refused" };
+    counter!("infer_device_failures_total", "how" => how).increment(1);
 }
 
 /// A segment joined the batch after waiting this long for a place.

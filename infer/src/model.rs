@@ -83,6 +83,16 @@ fn remedy(error: &kernels::device::Error) -> &'static str {
 }
 
 impl LoadError {
+    /// Whether the device has not the memory, which others may give back.
+    pub fn is_full(&self) -> bool {
+        matches!(self, LoadError::Device { source: kernels::device::Error::Room { .. } })
+    }
+
+    /// Whether this process can use the device no more.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, LoadError::Device { source } if source.is_lost())
+    }
+
     pub(crate) fn damaged(file: &Path, reason: impl fmt::Display) -> LoadError {
         LoadError::Damaged { file: file.to_owned(), reason: reason.to_string() }
     }

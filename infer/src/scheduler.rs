@@ -231,6 +231,7 @@ impl Work {
 
 fn tell(error: &DeviceError) {
     tracing::error!(%error, "the device failed");
+    metrics::device_failed(error);
 }
 
 /// Who of those that wait joins next where so many of the slots are free. The last one is kept for the most urgent lane;

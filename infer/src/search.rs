@@ -137,14 +137,16 @@ async fn follow(
     Ok(Found { best: candidate, no_speech_prob })
 }
 
-/// Feeds a prefix token by token, as if it had been sampled, and returns the answer behind it.
+/// Feeds a prefix token by token, as if it had been sampled, and returns the answer behind it. Behind all but the last the
+/// row only tells what is likely: what it sampled would count as said.
 async fn force(row: &RowLease, prefix: &[u32], flow: usize) -> Result<Answer, DeviceError> {
-    let mut answer = None;
-    for (i, token) in prefix.iter().enumerate() {
-        row.choose(*token, if i + 1 == prefix.len() { flow } else { 0 });
-        answer = Some(row.answer().await?);
+    let (last, before) = prefix.split_last().expect("a prefix has a token");
+    for token in before {
+        row.choose_top(*token, 1);
+        row.answer().await?;
     }
-    Ok(answer.expect("a prefix has a token"))
+    row.choose(*last, flow);
+    row.answer().await
 }
 
 /// Where a text that [runs away](runs_away) is cut: one round of its circle stays, which may have been said.

@@ -257,11 +257,11 @@ fn graphs(gpu: &mut Gpu) -> Memory<f32> {
         // The second time around it is recorded; a drop meanwhile disturbs nothing.
         gpu.graph(other, |gpu| gpu.clear(&mut memory.view_mut())).unwrap();
     }
-    let early = gpu.zeroed::<u8>(1).unwrap();
+    let mut early = Some(gpu.zeroed::<u8>(1).unwrap());
     let third = GraphKey { name: "third", ..key };
     gpu.graph(third, |gpu| gpu.clear(&mut memory.view_mut())).unwrap();
     let dropping = |gpu: &mut Gpu| {
-        drop(early);
+        drop(early.take());
         gpu.clear(&mut memory.view_mut())
     };
     gpu.graph(third, dropping).unwrap();

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use futures::future::join_all;
 use infer::backend::{Ask, Backend, Feed, Row, Run, Slot, Sound};
 use infer::cpu::Precision;
+use infer::cuda::Form;
 use infer::devices::{self, Place};
 use infer::engine::{SEGMENT_SAMPLES_MAX, Setup};
 use infer::features::WINDOW_FRAMES;
@@ -28,8 +29,13 @@ const TOKENS: usize = 100;
 /// Where the processor's two likeliest tokens are nearer than this, either may be taken.
 const NEAR: f32 = 0.1;
 
-/// How far the GPU's logarithmic probability of the likeliest token may be from the processor's, by what it computes in.
-const FAR: [(Precision, f32); 2] = [(Precision::Int8, 0.1), (Precision::Bf16, 0.6)];
+/// What a GPU computes in and how it keeps the sound, and how far its logarithmic probability of the likeliest token may then be
+/// from the processor's.
+const FORMS: [(&str, Precision, Form, f32); 3] = [
+    ("f16", Precision::Int8, Form::Whole, 0.1),
+    ("bf16", Precision::Bf16, Form::Whole, 0.6),
+    ("f16, sound in e4m3", Precision::Int8, Form::E4m3, 1.0),
+];
 
 /// More word errors than the processor in f32 makes, over all recordings of a model.
 const MORE_ERRORS: usize = 3;
@@ -52,12 +58,10 @@ pub fn run(models: &Path, recordings: &Path, ordinal: usize) -> Result<(String, 
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let cpu_errors =
             errors(&folder, Setup { precision: Precision::F32, ..Setup::default() }, &clips, &sounds)?;
-        for (precision, far) in FAR {
-            let what = if precision == Precision::Bf16 { "bf16" } else { "f16" };
-            let place = Place::Cuda(ordinal);
-            let steps = steps(&folder, Setup { place, precision, ..Setup::default() }, &sounds, far)?;
-            let gpu_errors =
-                errors(&folder, Setup { place, precision, ..Setup::default() }, &clips, &sounds)?;
+        for (what, precision, sound, far) in FORMS {
+            let setup = Setup { place: Place::Cuda(ordinal), precision, sound, ..Setup::default() };
+            let steps = steps(&folder, setup, &sounds, far)?;
+            let gpu_errors = errors(&folder, setup, &clips, &sounds)?;
             let is_good = steps.wrong.is_empty() && gpu_errors <= cpu_errors + MORE_ERRORS;
             is_well &= is_good;
             let verdict = if is_good { "good" } else { "BAD" };

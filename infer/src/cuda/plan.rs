@@ -19,6 +19,8 @@ const LENGTH_STEP: u32 = 256;
 /// What plans of one model have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame {
+    /// Tokens of a text.
+    pub text_positions: usize,
     /// Positions of a slot.
     pub room: usize,
     /// Tokens of the model.
@@ -158,6 +160,11 @@ impl Plan {
             Feed::Chosen(token) => (Some(token), &[][..]),
         };
         let mut no_speech_row = None;
+        // A launch that is replayed is not checked again.
+        let length = texts[row].length + prompt.len() + one.iter().len();
+        assert!(length <= frame.text_positions, "a text has {} tokens at most", frame.text_positions);
+        let is_known = |token: u32| token == NONE || (token as usize) < frame.vocabulary;
+        assert!(one.into_iter().chain(prompt.iter().copied()).all(is_known), "tokens are the model's");
         for (at, token) in one.into_iter().chain(prompt.iter().copied()).enumerate() {
             self.read(&mut texts[row], row, token, heard);
             if no_speech_at == Some(at) && at + 1 < prompt.len() {
@@ -165,7 +172,10 @@ impl Plan {
             }
         }
         let last = match run.ask {
-            Ask::Among(_) => self.want_more(),
+            Ask::Among(_) => {
+                assert!(no_speech_at.is_some(), "what is weighed is behind a prompt");
+                self.want_more()
+            }
             Ask::Token | Ask::Top(_) => {
                 let sampled = self.samples.len();
                 let top = match run.ask {
@@ -173,6 +183,7 @@ impl Plan {
                     _ => 0,
                 };
                 assert!(top <= TOP_MAX, "a step tells at most {TOP_MAX} tokens of a row");
+                assert!(run.ask != Ask::Top(0), "a step that tells tokens tells one");
                 self.samples.push(sample::Item { row: row as u32, chosen, top: top as u32 });
                 self.told[i].sampled = Some((sampled, top));
                 self.want(sampled);

@@ -35,10 +35,10 @@ impl Given {
     }
 
     /// None where there is no compiler for the emulator, which it says.
-    fn cuda<T: Half>(&self) -> Option<Cuda<Emulator, T>> {
+    fn cuda<T: Half>(&self, sound: Form) -> Option<Cuda<Emulator, T>> {
         // Graphs are repeated as a GPU repeats them: nothing of a step may be computed by the host.
         let device = Emulator::open(0)?.with_replays();
-        let options = CudaOptions { slots: 3, rows: 4, windows: 2 };
+        let options = CudaOptions { slots: 3, rows: 4, windows: 2, sound };
         let rules = Rules::new(&self.tokens);
         Some(Cuda::load(device, "emulator".to_owned(), &self.weights, &rules, &HEADS, options).unwrap())
     }
@@ -81,8 +81,8 @@ fn answers(backend: &mut impl Backend, step: &[Run<'_>]) -> Vec<Answer> {
 }
 
 /// Both backends with three windows of different lengths in their slots, more than are encoded at once.
-fn both<T: Half>(given: &Given) -> Option<(Cuda<Emulator, T>, Cpu)> {
-    let (mut cuda, mut cpu) = (given.cuda::<T>()?, given.cpu());
+fn both<T: Half>(given: &Given, sound: Form) -> Option<(Cuda<Emulator, T>, Cpu)> {
+    let (mut cuda, mut cpu) = (given.cuda::<T>(sound)?, given.cpu());
     let sounds = [hum(9_000, 50), hum(25_000, 90), hum(3_000, 31)];
     let windows = [window(2, &sounds[0], 31), window(0, &sounds[1], 70), window(1, &sounds[2], 1)];
     cuda.encode(&windows).unwrap();
@@ -105,9 +105,9 @@ fn assert_near(got: &Answer, expected: &Answer, step: f32) {
     }
 }
 
-fn steps_are_those_of_the_processor<T: Half>(step: f32) {
+fn steps_are_those_of_the_processor<T: Half>(sound: Form, step: f32) {
     let given = Given::random();
-    let Some((mut cuda, mut cpu)) = both::<T>(&given) else { return };
+    let Some((mut cuda, mut cpu)) = both::<T>(&given, sound) else { return };
     let prompt = given.prompt();
     let long = [&[given.tokens.special.previous][..], &(300..331).collect::<Vec<_>>(), &prompt].concat();
     let begin = |row, slot, prompt, start| {
@@ -140,18 +140,23 @@ fn steps_are_those_of_the_processor<T: Half>(step: f32) {
 
 #[test]
 fn steps_in_f16_are_those_of_the_processor() {
-    steps_are_those_of_the_processor::<f16>(0.02);
+    steps_are_those_of_the_processor::<f16>(Form::Whole, 0.02);
 }
 
 #[test]
 fn steps_in_bf16_are_those_of_the_processor() {
-    steps_are_those_of_the_processor::<bf16>(0.15);
+    steps_are_those_of_the_processor::<bf16>(Form::Whole, 0.15);
+}
+
+#[test]
+fn steps_with_the_sound_in_bytes_are_near_those_of_the_processor() {
+    steps_are_those_of_the_processor::<f16>(Form::E4m3, 0.25);
 }
 
 #[test]
 fn a_row_goes_on_without_the_host_knowing_its_token() {
     let given = Given::random();
-    let Some((mut cuda, _)) = both::<f16>(&given) else { return };
+    let Some((mut cuda, _)) = both::<f16>(&given, Form::Whole) else { return };
     let prompt = given.prompt();
     // Answers come a step late, the first with the second step.
     assert!(cuda.submit(&[start(1, 0, &prompt)]).unwrap().is_empty());
@@ -177,7 +182,7 @@ fn a_row_goes_on_without_the_host_knowing_its_token() {
 #[test]
 fn rows_are_copied_all_at_once() {
     let given = Given::random();
-    let Some((mut cuda, _)) = both::<bf16>(&given) else { return };
+    let Some((mut cuda, _)) = both::<bf16>(&given, Form::Whole) else { return };
     let prompts: Vec<Vec<u32>> = (0..3).map(|i| (100 + 50 * i..104 + 51 * i).collect()).collect();
     let begin: Vec<Run<'_>> =
         prompts.iter().enumerate().map(|(row, prompt)| start(row, row, prompt)).collect();
@@ -196,7 +201,7 @@ fn rows_are_copied_all_at_once() {
 #[test]
 fn languages_are_weighed_among_themselves() {
     let given = Given::random();
-    let Some((mut cuda, mut cpu)) = both::<f16>(&given) else { return };
+    let Some((mut cuda, mut cpu)) = both::<f16>(&given, Form::Whole) else { return };
     let among: Vec<u32> = given.tokens.languages.iter().map(|(_, token)| *token).collect();
     let (lone, prompt) = ([given.tokens.special.start], given.prompt());
     // Beside a row that is sampled.
@@ -213,7 +218,7 @@ fn languages_are_weighed_among_themselves() {
 #[test]
 fn an_alignment_is_that_of_the_processor() {
     let given = Given::random();
-    let Some((mut cuda, mut cpu)) = both::<f16>(&given) else { return };
+    let Some((mut cuda, mut cpu)) = both::<f16>(&given, Form::Whole) else { return };
     let tokens = [given.prompt(), (400..418).collect(), vec![given.tokens.special.end]].concat();
     let prompt = given.prompt();
     // A text under way is not disturbed.
@@ -241,7 +246,7 @@ fn a_model_that_there_are_no_kernels_for_is_refused() {
     let weights = Weights::open(folder.path()).unwrap();
     let tokens = Tokens::load(folder.path(), weights.format(), VOCABULARY).unwrap();
     let Some(device) = Emulator::open(0) else { return };
-    let options = CudaOptions { slots: 1, rows: 1, windows: 1 };
+    let options = CudaOptions { slots: 1, rows: 1, windows: 1, sound: Form::Whole };
     let rules = Rules::new(&tokens);
     let refused = Cuda::<_, f16>::load(device, String::new(), &weights, &rules, &[], options).err().unwrap();
     let said = refused.to_string();
@@ -252,7 +257,7 @@ fn a_model_that_there_are_no_kernels_for_is_refused() {
 fn a_device_without_the_memory_says_what_helps() {
     let given = Given::random();
     let Some(device) = Emulator::open(0) else { return };
-    let options = CudaOptions { slots: 3, rows: 4, windows: 2 };
+    let options = CudaOptions { slots: 3, rows: 4, windows: 2, sound: Form::Whole };
     let (rules, device) = (Rules::new(&given.tokens), device.with_room(16 << 20));
     let refused =
         Cuda::<_, f16>::load(device, String::new(), &given.weights, &rules, &HEADS, options).err().unwrap();
@@ -266,12 +271,14 @@ fn a_device_without_the_memory_says_what_helps() {
 #[test]
 fn a_report_tells_what_is_held() {
     let given = Given::random();
-    let Some(mut cuda) = given.cuda::<f16>() else { return };
-    let report = cuda.report();
-    assert_eq!(report.device, "emulator f16");
-    let free = cuda.device.room().unwrap();
-    let held = Emulator::open(0).unwrap().room().unwrap() - free;
-    let told = report.weight_bytes + report.state_bytes;
-    // Arrays are rounded up.
-    assert!(told <= held && held < told + told / 100 + (64 << 10), "{told} told, {held} held");
+    for (form, device) in [(Form::Whole, "emulator f16"), (Form::E4m3, "emulator f16, sound in e4m3")] {
+        let Some(mut cuda) = given.cuda::<f16>(form) else { return };
+        let report = cuda.report();
+        assert_eq!(report.device, device);
+        let free = cuda.device.room().unwrap();
+        let held = Emulator::open(0).unwrap().room().unwrap() - free;
+        let told = report.weight_bytes + report.state_bytes;
+        // Arrays are rounded up.
+        assert!(told <= held && held < told + told / 100 + (64 << 10), "{told} told, {held} held");
+    }
 }

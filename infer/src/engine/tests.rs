@@ -16,7 +16,8 @@ use crate::plain::network::Network;
 use crate::sampling::unit;
 use crate::scheduler::URGENT;
 
-const SETUP: Setup = Setup { place: Place::Cpu, precision: Precision::F32, threads: 2, segments: 4 };
+const SETUP: Setup =
+    Setup { place: Place::Cpu, precision: Precision::F32, threads: 2, segments: 4, sound: Form::Whole };
 
 /// Shapes and values of tensors by CTranslate2's names.
 type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;

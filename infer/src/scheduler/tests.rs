@@ -338,3 +338,24 @@ fn urgent_work_without_end_leaves_its_share_to_the_less_urgent() {
     assert_eq!(first_beside(&[(1, 9)], 4, 1, true), None, "kept while nobody is due");
     assert_eq!(first_beside(&[(1, 60), (URGENT, 0)], 4, 1, false), Some(1), "one slot is the urgent's own");
 }
+
+/// Whether a backend notes a token when it is sampled or when it is fed, what is said of a prefix counts once.
+#[test]
+fn a_prefix_counts_the_same_on_every_backend() {
+    let options = Options {
+        tokens_max: 20,
+        temperatures: vec![0.7],
+        best_of: 1,
+        seed: 3,
+        prefix: Some("a b c d".to_owned()),
+        ..Options::default()
+    };
+    let work = [(hum(3), options)];
+    let tokens = |device: Device| -> Vec<u32> {
+        let [read] = together(device, &work).try_into().unwrap();
+        read.unwrap().spans.into_iter().flat_map(|span| span.tokens).collect()
+    };
+    let (plain, cpu) = (tokens(random_network(1, 16)), tokens(random_cpu(Precision::F32, 1, 16)));
+    assert!(plain.len() > 6, "{plain:?}");
+    assert_eq!(plain, cpu);
+}

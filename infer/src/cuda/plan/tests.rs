@@ -1,7 +1,7 @@
 use super::*;
 use crate::backend::{Row, Slot};
 
-const FRAME: Frame = Frame { room: 1_500, vocabulary: 51_865, no_speech: 50_362 };
+const FRAME: Frame = Frame { text_positions: 448, room: 1_500, vocabulary: 51_865, no_speech: 50_362 };
 
 fn start<'a>(row: usize, slot: usize, prompt: &'a [u32], start: usize, ask: Ask<'a>) -> Run<'a> {
     let sampling = Sampling::default();
@@ -100,4 +100,17 @@ fn a_text_alone_wants_logits_behind_some_tokens() {
     assert_eq!(rows(piece), [(4, 0, 0, 5), (4, 1, 0, 6), (4, 2, 0, 7)]);
     assert_eq!((piece.wanted.as_slice(), plan.rows), (&[(0, 0), (2, 1)][..], 2));
     assert!(plan.samples.is_empty() && plan.questions.is_empty());
+}
+
+#[test]
+#[should_panic(expected = "448 tokens at most")]
+fn a_text_does_not_leave_its_row() {
+    Plan::new(&[on(0)], &mut [Text { slot: 0, length: 448 }], &[100], FRAME);
+}
+
+#[test]
+#[should_panic(expected = "tokens are the model's")]
+fn a_token_is_the_models() {
+    let chosen = Run { feed: Feed::Chosen(60_000), ..on(0) };
+    Plan::new(&[chosen], &mut [Text { slot: 0, length: 4 }], &[100], FRAME);
 }

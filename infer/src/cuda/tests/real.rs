@@ -18,7 +18,7 @@ fn tiny_en_says_what_the_processor_says() {
     let rules = Rules::new(&tokens);
     let heads = alignment_heads(&folder, dims).unwrap();
     let Some(device) = Emulator::open(0) else { return };
-    let options = CudaOptions { slots: 1, rows: 1, windows: 1 };
+    let options = CudaOptions { slots: 1, rows: 1, windows: 1, sound: Form::Whole };
     let mut cuda =
         Cuda::<_, f16>::load(device.with_replays(), String::new(), &weights, &rules, &heads, options)
             .unwrap();
