@@ -38,6 +38,7 @@ fn every_help_teaches_by_example() {
     expect_file!["help/reproject.txt"].assert_eq(&help(&["reproject"]));
     expect_file!["help/models.txt"].assert_eq(&help(&["models"]));
     expect_file!["help/models-pull.txt"].assert_eq(&help(&["models", "pull"]));
+    expect_file!["help/models-bench.txt"].assert_eq(&help(&["models", "bench"]));
     for command in Arguments::command().get_subcommands().filter(|command| command.get_name() != "help") {
         let text = help(&[command.get_name()]);
         assert!(text.contains("Examples:\n"), "{} shows no example", command.get_name());
