@@ -59,8 +59,8 @@ Examples:
   voiceforge models bench large-v3 talk.mp3 --backend cuda --slots 64
   voiceforge models bench base talk.mp3 --threads 4 --precision f32
 
-Nothing else should run meanwhile. `alone` is one segment by itself, with nobody waiting: the median of 5. `together`
-is how many seconds of sound a second takes with all slots in use.";
+Nothing else should run meanwhile. `alone` is one segment by itself, the median of 5; `together`
+how many seconds of sound a second takes with all slots in use.";
 
 /// Measures, and prints what came of it.
 ///
